@@ -1,0 +1,121 @@
+"""Cell and record: what decides a number, and the number with all that belongs to it.
+
+Both are plain data and JSON; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+PROTOCOL = 1  # raise when the same cell would give another number; say why in results/README.md
+NO_MODEL = "none"  # model of the controls that look at pictures only
+NO_INTRINSIC = "none"  # intrinsic of what is measured once per model (Frechet distance)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Everything that decides a number, every default filled in; its hash names its record.
+
+    Attributes:
+        model: generator name, or NO_MODEL.
+        weights: identity of the generator's weights, "" for NO_MODEL.
+        intrinsic: normal, depth, albedo, shading, or NO_INTRINSIC.
+        method: a name in probes.methods.METHODS.
+        options: all options of the method.
+        data: data set name; world: its fingerprint.
+        size: pixels a side.
+        train, validation, test: numbers of pictures.
+        labels: where truth comes from ("exact" on rooms, or a predictor's name).
+        alignment: of depth before it is scored: "none", "scale", "scale-shift".
+        seed: of everything random in the cell.
+    """
+
+    model: str
+    weights: str
+    intrinsic: str
+    method: str
+    options: Mapping[str, Any]
+    data: str
+    world: str
+    size: int
+    train: int
+    validation: int
+    test: int
+    labels: str = "exact"
+    alignment: str = "none"
+    seed: int = 0
+    protocol: int = PROTOCOL
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits of the SHA-256 of the canonical JSON."""
+        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()[:16]
+
+    def with_(self, **changes: Any) -> Cell:
+        """The cell with some values replaced."""
+        return replace(self, **changes)
+
+    def __str__(self) -> str:
+        return f"{self.model} / {self.intrinsic} / {self.method} / seed {self.seed}"
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=dict)
+
+
+@dataclass
+class Record:
+    """What came of a cell.
+
+    Attributes:
+        status: "done" or "failed"; a failed record has a reason and no scores.
+        scores: metric -> mean over the test pictures (or the value, for "frechet").
+        per_image: metric -> one number per test picture, in order.
+        parameters: "trainable" and "total", counts.
+        details: what else the method found out (chosen layer, ridge strength, losses ...).
+        seconds: phase -> seconds; timing is not part of a record's identity.
+        environment: versions, commit, device, op implementation, threads, peak memory.
+        generator: facts of the generator's spec that reports need (family, title, domain, trained).
+        maps: path of the first predicted maps (npz), relative to the store, or None.
+        adapter: path of the trained adapter, relative to the store, or None.
+    """
+
+    cell: Cell
+    status: str
+    reason: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    per_image: dict[str, list[float]] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    generator: dict[str, Any] = field(default_factory=dict)
+    maps: str | None = None
+    adapter: str | None = None
+
+    def to_json(self) -> str:
+        """One record as JSON text with its cell's hash."""
+        return json.dumps({"hash": self.cell.hash} | asdict(self), indent=1, allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> Record:
+        """Inverse of to_json; raises ValueError if the text is no record or its hash is not its cell's."""
+        try:
+            data = json.loads(text)
+            claimed = data.pop("hash")
+            record = Record(**(data | {"cell": Cell(**data["cell"])}))
+        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"not a record: {error}") from error
+        if claimed != record.cell.hash:
+            raise ValueError(f"record says hash {claimed}, its cell hashes to {record.cell.hash}")
+        return record
+
+    def outcome(self) -> dict[str, Any]:
+        """What must be the same whenever the same cell runs on the same machine."""
+        kept = ("status", "scores", "per_image", "parameters", "details")
+        return {"cell": asdict(self.cell)} | {name: getattr(self, name) for name in kept}

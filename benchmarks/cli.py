@@ -1,0 +1,278 @@
+"""The command line: every command imports what it needs when it runs, so that listing answers at once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from generators.errors import UserError
+
+if TYPE_CHECKING:
+    from .runner import Outcome
+    from .suite import Suite
+
+USER_ERROR = 2  # exit status of what the user can mend, as of click's own usage errors
+
+
+class Commands(click.Group):
+    """The group of all commands; turns errors into four lines, or one, and an exit status."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        """All names, `zoo` among them, whose module is imported only when it is needed."""
+        return [*super().list_commands(context), "zoo"]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        """A command by name."""
+        if name != "zoo":
+            return super().get_command(context, name)
+        from .zoo import zoo
+
+        command: click.Command = zoo
+        return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run a command; without --debug no traceback reaches the user."""
+        if context.params.get("debug"):
+            return super().invoke(context)
+        try:
+            return super().invoke(context)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except UserError as error:
+            click.echo(str(error), err=True)
+            sys.exit(USER_ERROR)
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # the reader has enough, as in `ls models | head`: click knows
+            click.echo(f"error: {type(error).__name__}: {error}", err=True)
+            click.echo("to see where: run again with --debug (intrinsic-bench --debug ...)", err=True)
+            sys.exit(1)
+
+
+@click.group(cls=Commands)
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+@click.version_option(package_name="intrinsic-bench")
+def main(debug: bool) -> None:
+    """Ask pretrained image models what they know about a scene."""
+
+
+def _columns(rows: Iterable[Sequence[str]]) -> None:
+    """Print rows with aligned columns, the first row being the heading."""
+    table = [list(row) for row in rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    for row in table:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@main.group("ls")
+def list_() -> None:
+    """List models, methods, suites or data sets."""
+
+
+@list_.command("models")
+def list_models() -> None:
+    """Every generator, built in or from a plugin."""
+    from generators import registry
+
+    rows = [("name", "takes", "size", "trained", "domain", "title")]
+    for spec in registry.specs():
+        trained = "-" if spec.trained is None else f"{spec.trained:.0%}"
+        rows.append((spec.name, spec.takes, str(spec.resolution), trained, spec.domain, spec.title))
+    _columns(rows)
+    for name, reason in registry.broken_plugins().items():
+        click.echo(f"plugin {name!r} cannot be imported: {reason}", err=True)
+
+
+@list_.command("methods")
+def list_methods() -> None:
+    """Every method with its options and their defaults."""
+    from probes.methods import METHODS
+
+    rows = [("name", "asks", "title", "options")]
+    for name, method in METHODS.items():
+        options = " ".join(f"{key}={value}" for key, value in method.options.items())
+        rows.append((name, method.needs, method.title + (" (control)" if method.control else ""), options))
+    _columns(rows)
+
+
+@list_.command("suites")
+def list_suites() -> None:
+    """Every suite that comes with the package."""
+    import tomllib
+
+    from .suite import shipped
+
+    texts = {name: tomllib.loads(path.read_text(encoding="utf-8")) for name, path in shipped().items()}
+    _columns([("name", "title"), *((name, text["title"]) for name, text in texts.items())])
+
+
+@list_.command("data")
+def list_data() -> None:
+    """Every data set."""
+    from .data import DATA
+
+    rows = [("name", "intrinsics", "splits", "fingerprint", "title")]
+    for spec in DATA.values():
+        listed = " ".join(spec.intrinsics), " ".join(spec.splits)
+        rows.append((spec.name, *listed, spec.fingerprint, spec.title))
+    _columns(rows)
+
+
+@main.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def show(name: str, as_json: bool) -> None:
+    """Facts about the model NAME, its numbers of parameters among them; no weights are needed."""
+    from dataclasses import asdict
+
+    from generators import registry
+
+    spec, module = registry.spec(name), registry.family_module(name)
+    counts = module.count(spec) if hasattr(module, "count") else {}
+    unknown = {"parameters": None, "lora_parameters": None}
+    facts = asdict(spec) | {"weights": registry.identity(name)} | unknown | dict(counts)
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    for key, value in facts.items():
+        text = f"{value:,}" if isinstance(value, int) and key.endswith("parameters") else value
+        click.echo(f"{key:16} {'-' if text is None else text}")
+
+
+@main.command()
+@click.argument("name_or_module")
+def check(name_or_module: str) -> None:
+    """Check a generator, or every one of a module, against the contract; exit status 1 if it is violated."""
+    from generators.testing import check_generator
+
+    violations = check_generator(name_or_module)
+    for sentence in violations:
+        click.echo(sentence)
+    click.echo(
+        f"{name_or_module}: " + (f"{len(violations)} violations" if violations else "keeps the contract")
+    )
+    sys.exit(1 if violations else 0)
+
+
+_STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder of records; results/SUITE.")
+_ONLY = click.option("--only", metavar="GLOB", help="MODEL/INTRINSIC/METHOD or hash, as in '*/normal/lora'.")
+_WORKERS = click.option("--workers", default=1, show_default=True, help="Processes of one thread each.")
+
+
+@main.command()
+@click.argument("suite")
+@_WORKERS
+@_STORE
+@_ONLY
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def plan(suite: str, workers: int, store: Path | None, only: str | None, as_json: bool) -> None:
+    """Show the cells of SUITE (a shipped one, or a TOML file), what is done, expected time and memory."""
+    from .plan import plan as make_plan
+
+    made = make_plan(suite, store, workers, only)
+    click.echo(made.to_json() if as_json else str(made))
+
+
+@main.command()
+@click.argument("suite")
+@_WORKERS
+@_STORE
+@_ONLY
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "failed", "always"]),
+    default="failed",
+    show_default=True,
+    help="Which records to compute again: none, failed ones, all.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N.")
+@click.option("--report/--no-report", "reported", default=True, help="Whether to print and write the report.")
+@click.option("--execute", hidden=True, help="MODULE:FUNCTION that computes a cell, for tests of the runner.")
+def run(suite: str, store: Path | None, only: str | None, reported: bool, **options: Any) -> None:
+    """Compute what SUITE lacks, then print its table and write its report. Run it again to continue.
+
+    Exit status: 0 all is done, 3 some cells failed, 2 something to mend, 130 stopped by Ctrl-C.
+    """
+    from .plan import default_store
+    from .progress import display
+    from .runner import Stopped, run_suite
+    from .suite import load_suite
+
+    loaded = load_suite(suite)
+    place = store or default_store(loaded)
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        outcome = run_suite(loaded, place, only=only, show=display(given["workers"]), **given)
+    except Stopped as stopped:
+        click.echo(
+            f"stopped ({stopped}); nothing is lost. To continue, run the same command again.", err=True
+        )
+        sys.exit(stopped.status)
+    _summary(loaded, outcome, place)
+    if reported:
+        _report(place)
+    sys.exit(outcome.status)
+
+
+def _summary(suite: Suite, outcome: Outcome, place: Path) -> None:
+    """What was computed, and what failed and why."""
+    from .store import Store
+
+    done = len(outcome.records) - len(outcome.failed)
+    click.echo(
+        f"{suite.name}: {done} done, {len(outcome.failed)} failed, {outcome.computed} of them computed now"
+    )
+    for record in outcome.failed:
+        click.echo(f"failed: {record.cell} (log: {Store(place).log(record.cell)})\n{record.reason}", err=True)
+    for owner in sorted(set(outcome.elsewhere.values())):
+        click.echo(
+            f"left out: cells that {owner} computes; if it is gone, delete {place / 'claims'}", err=True
+        )
+
+
+def _report(place: Path) -> None:
+    """Print the table of a store and write its report, and the overview of all stores beside it."""
+    from rich.console import Console
+
+    from .plan import RESULTS
+    from .report import terminal_table, write_report, write_results_readme
+
+    Console().print(terminal_table(place))
+    for path in write_report(place, place / "report"):
+        if path.name == "index.html":
+            click.echo(f"report: {path}")
+    if place.resolve().parent == RESULTS.resolve():
+        write_results_readme(RESULTS)
+
+
+def _stores(what: str | None) -> list[Path]:
+    """Stores of a suite, a folder, or all below results/."""
+    from .plan import RESULTS, default_store
+    from .suite import load_suite
+
+    if what is None:
+        return sorted(path.parent for path in RESULTS.glob("*/suite.json"))
+    place = Path(what) if Path(what).is_dir() else default_store(load_suite(what))
+    return [place] if (place / "suite.json").is_file() else []
+
+
+@main.command()
+@click.argument("suite_or_store", required=False)
+def report(suite_or_store: str | None) -> None:
+    """Write tables, figures and the page of one store, or of all below results/."""
+    stores = _stores(suite_or_store)
+    if not stores:
+        raise UserError(
+            f"report {suite_or_store or ''}".rstrip(),
+            "there is no store with a suite.json",
+            "a store is the folder that a run fills, by default results/SUITE",
+            "intrinsic-bench run SUITE",
+        )
+    for place in stores:
+        _report(place)

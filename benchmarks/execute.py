@@ -1,0 +1,190 @@
+"""One cell from beginning to end: load, freeze, fit, predict, score."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes.intrinsics import INTRINSICS, angular_error
+from probes.methods import method, method_fit
+from probes.task import Examples, Probe, Task
+
+from .cache import Cache, cache_folder
+from .cell import NO_MODEL, Cell, Record
+from .metrics.maps import score
+from .session import Session
+from .store import Store, atomic, atomic_folder
+
+Progress = Callable[[float, str], None]
+KEPT_MAPS = 4  # test pictures whose maps a record keeps
+_PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "safetensors")
+
+
+class Clock:
+    """Seconds by phase."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.seconds: dict[str, float] = {}
+        self.progress = progress
+
+    @contextmanager
+    def phase(self, name: str, share: float) -> Iterator[None]:
+        """Time a phase and report it with the share of the cell that is done."""
+        self.progress(share, name)
+        started = time.monotonic()
+        yield
+        spent = self.seconds.get(name, 0.0) + time.monotonic() - started
+        self.seconds[name] = round(spent, 3)
+
+
+@cache
+def environment(device: str) -> dict[str, Any]:
+    """Versions, commit and device of this process."""
+    folder = Path(__file__).parent
+    asked = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in _PACKAGES},
+        "commit": found.stdout.strip() if found.returncode == 0 else "",
+        "device": f"{device} ({name})",
+        "threads": torch.get_num_threads(),
+        "implementation": "torch",
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(x.split(":")[1].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+_sessions: dict[str, Session] = {}
+
+
+def session(device: str) -> Session:
+    """This process's session for a device; on CPU everything runs on one thread, so that the number
+    of workers changes no number."""
+    if device not in _sessions:
+        if device == "cpu":
+            torch.set_num_threads(1)
+        _sessions[device] = Session(Cache(cache_folder()), device)
+    return _sessions[device]
+
+
+def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -> Record:
+    """Run a cell and return its record; maps and adapter are in the store when it returns.
+
+    Args:
+        progress: called with the share done, 0 to 1, and the phase.
+
+    Raises:
+        UserError: the cell asks for something that does not exist or does not fit.
+        probes.fit.Diverged: training gave a loss that is not finite.
+    """
+    here, clock = session(device), Clock(progress)
+    record = Record(cell, "done")
+    if method(cell.method).needs == "samples":
+        with clock.phase("sample", 0.0):
+            result = method_fit(cell.method)(cell, here, lambda share: progress(share, "sample"))
+        record.scores, record.details = result
+    else:
+        _probe(cell, here, store, clock, record)
+    record.seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 3)} | record.seconds
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    record.environment = environment(device) | {"peak_memory_mib": round(peak), "pid": os.getpid()}
+    if cell.model != NO_MODEL:
+        from generators import registry
+
+        spec = registry.spec(cell.model)
+        kept = ("name", "family", "title", "domain", "trained", "takes", "space", "fid", "licence")
+        record.generator = {name: getattr(spec, name) for name in kept}
+    return record
+
+
+def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record) -> None:
+    intrinsic = INTRINSICS[cell.intrinsic]
+    with clock.phase("load", 0.0):
+        generator = here.generator(cell)
+    with clock.phase("freeze", 0.02):
+        train, validation, test = (
+            here.examples(cell, split, intrinsic) for split in ("train", "validation", "test")
+        )
+
+    def remember(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        options = {k: cell.options.get(k) for k in ("noise", "timestep")}
+        full = {"kind": "moments", "key": key, "weights": cell.weights, "noise seed": cell.seed, **options}
+        where = {"world": cell.world, "size": cell.size, "train": cell.train, "seed": cell.seed}
+        return here.cache.get(full | where, compute)
+
+    def report(share: float) -> None:
+        clock.progress(0.05 + 0.85 * share, "fit")
+
+    task = Task(generator, intrinsic, train, validation, cell.options, cell.seed, report, remember)
+    probe: Probe | None = None
+    try:
+        with clock.phase("fit", 0.05):
+            probe = method_fit(cell.method)(task)
+        with clock.phase("predict", 0.92):
+            prediction = probe.predict(test)
+        with clock.phase("score", 0.97):
+            _score(cell, prediction, test, record)
+            _keep_maps(cell, store, prediction, test, record)
+            with atomic_folder(store.adapters / cell.hash) as folder:
+                probe.save(folder)
+            record.adapter = f"adapters/{cell.hash}"
+    finally:
+        if probe is not None:
+            probe.release()
+        else:
+            here.forget_generator()
+    total = sum(p.numel() for p in generator.network.parameters()) if generator is not None else 0
+    record.parameters = {"trainable": probe.parameters, "total": total}
+    record.details = probe.details
+    if probe.steps_per_second is not None:
+        record.seconds["steps_per_second"] = round(probe.steps_per_second, 3)
+
+
+def _score(cell: Cell, prediction: Tensor, test: Examples, record: Record) -> None:
+    truth = test.maps[cell.intrinsic]
+    found = score(cell.intrinsic, prediction, truth, test.mask, alignment=cell.alignment)
+    record.per_image = {name: [round(float(v), 6) for v in values] for name, values in found.items()}
+    record.scores = {name: float(np.mean(values)) for name, values in record.per_image.items()}
+
+
+def _keep_maps(cell: Cell, store: Store, prediction: Tensor, test: Examples, record: Record) -> None:
+    """Picture, truth, prediction and error of the first test pictures, as npz without pickles."""
+    k = slice(0, KEPT_MAPS)
+    truth, predicted = test.maps[cell.intrinsic][k], prediction[k]
+    if cell.intrinsic == "normal":
+        error = angular_error(predicted, truth)
+    else:
+        error = (predicted - truth).square().mean(1, keepdim=True).sqrt()
+    arrays = {
+        "picture": ((test.pictures[k] + 1) * 127.5).round().clamp(0, 255).byte().numpy(),
+        "truth": truth.half().numpy(),
+        "prediction": predicted.half().numpy(),
+        "error": error.half().numpy(),
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    with atomic(store.maps / f"{cell.hash}.npz") as file:
+        file.write(buffer.getvalue())
+    record.maps = f"maps/{cell.hash}.npz"

@@ -1,0 +1,110 @@
+"""What a cell may hold, as data: everything is checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from generators import registry
+from generators.base import GeneratorSpec
+from generators.errors import UserError, unknown
+from probes.methods import method
+
+from .cell import NO_INTRINSIC, NO_MODEL, Cell
+
+ALIGNMENTS = ("none", "scale", "scale-shift")
+SIDE = 8  # pictures' sides are multiples of this, so that every decoder's scale divides them
+COUNTS: Mapping[str, int] = {"train": 1, "validation": 1, "test": 1, "size": SIDE, "seed": 0}  # least values
+# Option of any method -> least and greatest value; None: unbounded.
+RANGES: Mapping[str, tuple[float, float | None]] = {
+    "steps": (1, None),
+    "batch": (1, None),
+    "rate": (1e-12, None),
+    "timestep": (0, 999),
+    "noise": (0, 1),
+    "rank": (1, None),
+    "patch": (1, None),
+    "samples": (2, None),
+    "guidance": (0, None),
+}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "variant": ("lora", "dora", "rslora"),
+    "labels": ("true", "shuffled"),
+}
+
+
+def _range(low: float, high: float | None) -> str:
+    return f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+
+
+def check_number(name: str, value: Any, low: float, high: float | None = None) -> None:
+    """Raise UserError unless a number lies in its range."""
+    if value < low or (high is not None and value > high):
+        raise UserError(f"{name} = {value!r}", "it is out of range", f"allowed: {_range(low, high)}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise UserError unless a count is a whole number of allowed size."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise UserError(
+            f"{name} = {value!r}", f"it has the type {type(value).__name__}", "a whole number", ""
+        )
+    check_number(name, value, COUNTS[name])
+
+
+def _check_options(cell: Cell, spec: GeneratorSpec | None) -> None:
+    targets = {"all", *spec.target_sets} if spec else {"all"}
+    choices = {**CHOICES, "targets": tuple(sorted(targets))}
+    for name, value in cell.options.items():
+        if name in RANGES and value is not None:
+            check_number(f"option {name} of method {cell.method}", value, *RANGES[name])
+        if name in choices and value not in choices[name]:
+            raise unknown(f"value of option {name} of method {cell.method}", value, choices[name])
+    if cell.options.get("patch", 1) % 2 == 0:
+        asked = f"option patch = {cell.options['patch']} of method {cell.method}"
+        raise UserError(asked, "a patch without a middle pixel", "odd sides: 1, 3, 5")
+
+
+def _check_needs(cell: Cell) -> None:
+    """A method that asks a model needs one, a control that looks at pictures has none."""
+    needs, asked = method(cell.method).needs, f"model {cell.model!r} with method {cell.method!r}"
+    if needs == "picture" and cell.model != NO_MODEL:
+        raise UserError(
+            asked, "this control asks no model", f"its model is {NO_MODEL!r}", "give it a grid of its own"
+        )
+    if needs != "picture" and cell.model == NO_MODEL:
+        raise UserError(asked, "this method needs a model", "see: intrinsic-bench ls models", "name one")
+    asked = f"intrinsic {cell.intrinsic!r} with method {cell.method!r}"
+    if needs == "samples" and cell.intrinsic != NO_INTRINSIC:
+        wrong = "it measures what a model draws, which has no intrinsic"
+        raise UserError(asked, wrong, "", "leave out intrinsics in its grid")
+    if needs != "samples" and cell.intrinsic == NO_INTRINSIC:
+        raise UserError(asked, "this method needs an intrinsic", "see: intrinsic-bench ls data", "name one")
+
+
+def check_cell(cell: Cell) -> None:
+    """Raise UserError unless a cell can be computed; nothing is loaded."""
+    from benchmarks import data
+
+    spec = None if cell.model == NO_MODEL else registry.spec(cell.model)
+    world = data.describe(cell.data)
+    _check_needs(cell)
+    for name in COUNTS:
+        check_count(name, getattr(cell, name))
+    if cell.size % SIDE:
+        raise UserError(f"size = {cell.size}", f"it is no multiple of {SIDE}", "8, 16, 24, ...")
+    if cell.intrinsic not in (*world.intrinsics, NO_INTRINSIC):
+        raise unknown(f"intrinsic of data set {cell.data!r}", cell.intrinsic, world.intrinsics)
+    if cell.labels not in world.labels:
+        raise unknown(f"label source of data set {cell.data!r}", cell.labels, world.labels)
+    if cell.alignment not in ALIGNMENTS:
+        raise unknown("alignment", cell.alignment, ALIGNMENTS)
+    _check_options(cell, spec)
+    if spec and spec.takes == "seeds" and method(cell.method).needs == "model":
+        raise UserError(
+            f"model {spec.name!r} on data set {cell.data!r}",
+            "it makes its pictures from seeds and cannot be shown any",
+            "models that take pictures: "
+            + ", ".join([s.name for s in registry.specs() if s.takes != "seeds"][:30]),
+            "leave it out of this grid; its Frechet distance can be measured",
+        )

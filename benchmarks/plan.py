@@ -1,0 +1,293 @@
+"""What a run would do, and for how long, before anything is loaded."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from generators import registry
+from generators.errors import UserError
+
+from .cell import NO_MODEL, Cell, Record, canonical
+from .store import Store, seconds
+from .suite import Suite, load_suite
+
+RESULTS = Path("results")  # default stores are below it, relative to where the command is run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A rough expectation for an embedded 64x64 model on one thread of a common CPU.
+
+    Attributes:
+        fixed: seconds whatever the options: loading, encoding pictures, scoring.
+        step: seconds per optimizer step of 16 pictures, or per sample and sampler step.
+        memory: peak of a worker, megabytes.
+    """
+
+    fixed: float
+    step: float
+    memory: int
+
+
+# A first guess; every record in this store, or in one beside it, corrects it.
+COSTS: Mapping[str, Cost] = {
+    "lora": Cost(4, 0.15, 1100),
+    "linear": Cost(4, 0, 1200),
+    "finetune": Cost(4, 0.19, 1200),
+    "ceiling": Cost(3, 0, 900),
+    "constant": Cost(2, 0, 700),
+    "pixels": Cost(5, 0, 900),
+    "supervised": Cost(5, 0, 900),
+    "frechet": Cost(5, 0.01, 1000),
+}
+_OTHER = Cost(10, 0.15, 1200)
+
+
+def _area(cell: Cell) -> float:
+    """How many times more pixels a model makes than an embedded one."""
+    side = cell.size if cell.model == NO_MODEL else registry.spec(cell.model).resolution
+    return (side / 64) ** 2
+
+
+def guess(cell: Cell) -> float:
+    """Seconds by the table of costs alone."""
+    cost, options = COSTS.get(cell.method, _OTHER), cell.options
+    steps = options.get("steps", 0) * (
+        options["samples"] if "samples" in options else options.get("batch", 16) / 16
+    )
+    return (cost.fixed + cost.step * steps) * max(_area(cell), 0.25)
+
+
+def _keys(cell: Cell) -> tuple[tuple[str, ...], ...]:
+    """What a measurement says something about, the most telling first."""
+    return (cell.model, cell.method), (cell.method,), ()
+
+
+class Estimates:
+    """Expected seconds and memory of cells: the table's, times the median ratio of what was measured."""
+
+    def __init__(self) -> None:
+        self._ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        self._memory: dict[tuple[str, ...], list[float]] = defaultdict(list)
+
+    def learn(self, cell: Cell, measured: float, memory: float | None = None) -> None:
+        """Take in what a cell took, in seconds and megabytes."""
+        for key in _keys(cell):
+            if measured > 0:
+                self._ratios[key].append(measured / guess(cell))
+            if memory and key:
+                self._memory[key].append(memory)
+
+    def seconds(self, cell: Cell) -> float:
+        """Expected seconds of a cell on one thread."""
+        found = next((self._ratios[key] for key in _keys(cell) if key in self._ratios), [1.0])
+        return guess(cell) * median(found)
+
+    def memory(self, cell: Cell) -> float:
+        """Expected peak of a worker on a cell, megabytes."""
+        found = next((self._memory[key] for key in _keys(cell) if key in self._memory), None)
+        return max(found) if found else COSTS.get(cell.method, _OTHER).memory * max(1.0, _area(cell) / 8)
+
+
+def _measured(store: Store) -> list[dict[str, Any]]:
+    """JSON of every readable record in a store and those beside it.
+
+    A record of another store that cannot be read only makes the estimate poorer: it is left out.
+    """
+    found = []
+    for path in sorted(store.folder.parent.glob("*/records/*.json")):
+        try:
+            found.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError:
+            continue
+    return [record for record in found if isinstance(record, dict) and record.get("status") == "done"]
+
+
+def estimates(store: Store) -> Estimates:
+    """Expectations corrected by the records of a store and of those beside it."""
+    learned, known = Estimates(), {spec.name for spec in registry.specs()} | {NO_MODEL}
+    for record in _measured(store):
+        cell = record.get("cell")
+        if not isinstance(cell, dict) or cell.get("model") not in known:
+            continue
+        memory = (record.get("environment") or {}).get("peak_memory_mb")
+        learned.learn(Cell(**cell), seconds(record), memory)
+    return learned
+
+
+class Queue:
+    """Cells still to do, handed out so that a worker stays with one model as long as it has cells."""
+
+    def __init__(self, cells: Iterable[Cell], expected: Callable[[Cell], float]) -> None:
+        self._groups: dict[str, list[Cell]] = defaultdict(list)
+        self._expected = expected
+        for cell in cells:
+            self._groups[cell.model].append(cell)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._groups.values()))
+
+    def cells(self) -> list[Cell]:
+        """What is left."""
+        return [cell for group in self._groups.values() for cell in group]
+
+    def take(self, model: str | None, busy: Sequence[str] = ()) -> Cell | None:
+        """Next cell for a worker that has a model loaded while others are busy with theirs."""
+        if not model or not self._groups.get(model):
+            model = self._largest(busy) or self._largest(())
+        return self._groups[model].pop(0) if model else None
+
+    def put_back(self, cell: Cell) -> None:
+        """Return a cell to the end of its model's."""
+        self._groups[cell.model].append(cell)
+
+    def _largest(self, without: Sequence[str]) -> str | None:
+        left = {m: sum(map(self._expected, g)) for m, g in self._groups.items() if g and m not in without}
+        return max(left, key=left.__getitem__) if left else None
+
+
+def makespan(cells: Iterable[Cell], expected: Callable[[Cell], float], workers: int) -> float:
+    """Seconds until all cells are done by some workers, each taking cells as the runner hands them out."""
+    queue = Queue(cells, expected)
+    idle: list[tuple[float, int, str]] = [(0.0, worker, "") for worker in range(workers)]
+    end = 0.0
+    while queue:
+        now, worker, model = heapq.heappop(idle)
+        cell = queue.take(model, [m for _, _, m in idle])
+        if cell is None:
+            break
+        end = max(end, now + expected(cell))
+        heapq.heappush(idle, (now + expected(cell), worker, cell.model))
+    return end
+
+
+def select(cells: Sequence[Cell], only: str | None) -> list[Cell]:
+    """Cells whose "model/intrinsic/method" or hash matches a pattern; raises UserError if none does."""
+    if only is None:
+        return list(cells)
+    names = {cell.hash: f"{cell.model}/{cell.intrinsic}/{cell.method}" for cell in cells}
+    found = [c for c in cells if fnmatchcase(names[c.hash], only) or fnmatchcase(c.hash, only)]
+    if not found:
+        some = ", ".join(list(dict.fromkeys(names.values()))[:5])
+        todo = "match MODEL/INTRINSIC/METHOD or a hash, as in --only '*/normal/lora'"
+        raise UserError(f"--only {only}", "it matches no cell", f"for example: {some}", todo)
+    return found
+
+
+def changed_options(cell: Cell) -> str:
+    """The options of a cell that differ from the method's defaults, as text."""
+    from probes.methods import method
+
+    defaults = method(cell.method).options
+    return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
+                    for k, v in cell.options.items() if v != defaults[k])  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of a plan: status "done", "failed" or "missing"; expected seconds and megabytes."""
+
+    cell: Cell
+    status: str
+    seconds: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do.
+
+    Attributes:
+        name: of the suite.
+        store: where records are, and are going to be.
+        workers: how many processes the time is for.
+        rows: every cell of the suite, in its order.
+        seconds: expected until all that is not done is done, with this many workers.
+        memory: expected of all workers together at the most, megabytes.
+    """
+
+    name: str
+    store: Path
+    workers: int
+    rows: tuple[Row, ...]
+    seconds: float
+    memory: float
+
+    def count(self, status: str) -> int:
+        """Number of cells of one status."""
+        return sum(row.status == status for row in self.rows)
+
+    def to_json(self) -> str:
+        """The plan as JSON text."""
+        rows = [asdict(row) | {"hash": row.cell.hash, "cell": json.loads(canonical(asdict(row.cell)))}
+                for row in self.rows]  # fmt: skip
+        return json.dumps(asdict(self) | {"store": str(self.store), "rows": rows}, indent=1)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{row.status:8}{row.cell.hash}  {row.seconds:6.0f} s {row.memory:6.0f} MB  "
+            + f"{row.cell}  {row.cell.train} pictures  {changed_options(row.cell)}".rstrip()
+            for row in self.rows
+        ]
+        counts = ", ".join(f"{self.count(status)} {status}" for status in ("done", "failed", "missing"))
+        return "\n".join(
+            [
+                *lines,
+                f"{len(self.rows)} cells: {counts}; store {self.store}",
+                f"to do: about {duration(self.seconds)} with {self.workers} worker"
+                f"{'s' if self.workers > 1 else ''}, {self.memory / 1000:.1f} GB of memory",
+            ]
+        )
+
+
+def duration(amount: float) -> str:
+    """Seconds as a person says them."""
+    if amount < 90:
+        return f"{amount:.0f} s"
+    return f"{amount / 60:.0f} min" if amount < 5400 else f"{amount / 3600:.1f} h"
+
+
+def default_store(suite: Suite) -> Path:
+    """Where the records of a suite go unless told otherwise."""
+    return RESULTS / suite.name
+
+
+def statuses(store: Store, cells: Iterable[Cell]) -> dict[str, Record | None]:
+    """Hash to record of cells, None where there is none; raises UserError at a corrupt one."""
+    return {cell.hash: store.read(cell) for cell in cells}
+
+
+def plan(
+    suite: str | Path | Suite, store: str | Path | None = None, workers: int = 1, only: str | None = None
+) -> Plan:
+    """Every cell of a suite with its status and expected cost; nothing is loaded, torch not imported.
+
+    Args:
+        suite: a shipped suite's name, the path of a TOML file, or a Suite.
+        store: folder of the records; None for results/NAME.
+        workers: processes to plan for.
+        only: pattern on MODEL/INTRINSIC/METHOD or hashes; None for all cells.
+    """
+    loaded = suite if isinstance(suite, Suite) else load_suite(suite)
+    place = Store(store or default_store(loaded))
+    learned = estimates(place)
+    cells = select(loaded.cells, only)
+    records = statuses(place, cells)
+    rows = []
+    for cell in cells:
+        record = records[cell.hash]
+        rows.append(
+            Row(cell, record.status if record else "missing", learned.seconds(cell), learned.memory(cell))
+        )
+    left = [row.cell for row in rows if row.status != "done"]
+    needed = sorted((row.memory for row in rows if row.status != "done"), reverse=True)[:workers]
+    time = makespan(left, learned.seconds, workers)
+    return Plan(loaded.name, place.folder, workers, tuple(rows), time, sum(needed))

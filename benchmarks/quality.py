@@ -1,0 +1,100 @@
+"""How good a generator's pictures are: Frechet and kernel distance to renders of its world.
+
+Features are those of the rooms' own supervised network, so the number is comparable only with
+numbers measured the same way; it is never called FID.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .cell import Cell
+from .data.load import load_pictures
+from .data.rooms.scenes import scene_parameters
+from .metrics.frechet import FeatureStatistics, frechet_distance, kernel_distance
+from .predictors.rooms import RoomsNetwork, load_rooms_network
+from .session import Session
+
+EXTRACTOR = "rooms supervised network, bottleneck mean, 128 features"
+REFERENCE = 4096  # renders the samples are compared with
+SEED = 1_000_000  # sample i has the seed SEED + i, in every cell
+BATCH = 32
+
+
+def _features(network: RoomsNetwork, pictures: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network.features(p) for p in pictures.split(BATCH)])
+
+
+def _eight_bit(pictures: Tensor) -> Tensor:
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+
+
+def reference_features(cell: Cell, here: Session, network: RoomsNetwork) -> Tensor:
+    """Features (REFERENCE, f) of the split `reference`, computed once."""
+    key = {"kind": "features", "extractor": EXTRACTOR, "world": cell.world, "size": cell.size, "n": REFERENCE}
+
+    def compute() -> dict[str, Tensor]:
+        parts = [
+            _features(network, load_pictures(cell.data, "reference", range(s, s + 256), cell.size).pictures)
+            for s in range(0, REFERENCE, 256)
+        ]
+        return {"features": torch.cat(parts)}
+
+    return here.cache.get(key, compute)["features"]
+
+
+def sample_features(
+    cell: Cell, here: Session, network: RoomsNetwork, progress: Callable[[float], None]
+) -> Tensor:
+    """Features (samples, f) of pictures the model draws, prompted with the reference's captions."""
+    generator, count = here.generator(cell), int(cell.options["samples"])
+    if generator is None:
+        raise TypeError("a Frechet distance needs a model")
+    captions = [c for s in range(0, count, 256) for c in scene_parameters("reference", range(s, min(s + 256, count))).captions]
+    found = []
+    for start in range(0, count, BATCH):
+        rows = range(start, min(start + BATCH, count))
+        sampled = generator.sample([SEED + i for i in rows], captions[rows.start : rows.stop], **_sampler(cell))
+        found.append(_features(network, _eight_bit(sampled.images.cpu())))
+        progress(rows.stop / count)
+    return torch.cat(found)
+
+
+def _sampler(cell: Cell) -> dict[str, Any]:
+    from generators import registry
+
+    if not registry.spec(cell.model).diffusion_steps:
+        return {}
+    return {"steps": int(cell.options["steps"]), "guidance": float(cell.options["guidance"])}
+
+
+def measure(
+    cell: Cell, here: Session, progress: Callable[[float], None]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Scores and details of the method "frechet"."""
+    network = load_rooms_network()
+    reference = reference_features(cell, here, network).double().numpy()
+    samples = sample_features(cell, here, network, progress).double().numpy()
+    pair = [FeatureStatistics(reference.shape[1]), FeatureStatistics(samples.shape[1])]
+    for statistics, features in zip(pair, (samples, reference), strict=True):
+        statistics.update(features)
+    size = min(500, len(samples))
+    kernel = kernel_distance(samples, reference, subsets=50, subset_size=size, seed=2020)
+    scores = {
+        "frechet_distance": float(frechet_distance(*pair)),
+        "kernel_distance": float(kernel.mean),
+    }
+    details = {
+        "samples": len(samples),
+        "reference": REFERENCE,
+        "extractor": EXTRACTOR,
+        "kernel_std": float(kernel.std),
+        "feature_spread": float(np.trace(np.cov(reference.T))),
+    }
+    return scores, details

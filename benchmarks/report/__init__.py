@@ -1,0 +1,8 @@
+"""Tables, figures and pages: pure functions of a store folder.
+
+Nothing here imports torch, loads a model or asks the time; a second run writes the same bytes.
+"""
+
+from .readme import write_results_readme as write_results_readme
+from .terminal import terminal_table as terminal_table
+from .writing import write_report as write_report

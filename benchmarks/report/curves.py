@@ -1,0 +1,236 @@
+"""Error against rank, training pictures, noise in the weights, stage of training, timestep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.cell import canonical
+from benchmarks.metrics import primary_metric
+from benchmarks.metrics.statistics import Interval
+from probes.methods import METHODS
+
+from .gather import Facts, Group, Question, difference, main_settings, noise, plain, setting, shuffled
+from .measures import summary
+from .picture import COLORS, MARKERS, axis_title, panels, save, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way of turning a knob.
+
+    Attributes:
+        name: of the file; key: in the setting of a cell, "" for the stage of training.
+        title: of the figure; label: of the x axis.
+        scale: of the x axis: "linear", "log" or "root" (square root, so that early stages are apart).
+    """
+
+    name: str
+    key: str
+    title: str
+    label: str
+    scale: str
+
+
+KINDS = (
+    Kind("stage", "", "Stage of training", "share of the generator's training", "root"),
+    Kind("noise", "noise", "Noise in the weights", "share of random weights blended in", "linear"),
+    Kind("labels", "train", "Label efficiency", "training pictures", "log"),
+    Kind("rank", "rank", "Rank", "LoRA rank", "log"),
+    Kind("timestep", "timestep", "Timestep", "diffusion timestep", "linear"),
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points (x, mean with interval) of one model and method.
+
+    Attributes:
+        level: the mean of the family's random-init model by the same method, where it is known.
+    """
+
+    kind: Kind
+    question: Question
+    method: str
+    label: str
+    points: tuple[tuple[float, Interval], ...]
+    level: float | None = None
+
+
+def find_curves(groups: Sequence[Group], facts: Mapping[str, Facts]) -> list[Curve]:
+    """Every knob that the suite turns to at least two values, in the order of KINDS."""
+    main = main_settings(groups, facts)
+    return [curve for kind in KINDS for curve in _curves(kind, groups, facts, main)]
+
+
+def _curves(
+    kind: Kind,
+    groups: Sequence[Group],
+    facts: Mapping[str, Facts],
+    main: Mapping[tuple[Question, str, str], str],
+) -> Iterator[Curve]:
+    together: dict[tuple[Any, ...], list[tuple[float, Group]]] = {}
+    place = _stage if kind.name == "stage" else _knob
+    for group in groups:
+        found = place(kind, group, facts, main)
+        if found is not None:
+            together.setdefault((group.question, group.cell.method, *found[0]), []).append((found[1], group))
+    for (question, method, *_), members in together.items():
+        points = _points(members, question)
+        if len({x for x, _ in points}) > 1:
+            label = _label(kind, members[0][1], facts, main)
+            level = _random_level(members[0][1], groups, facts, main) if kind.name == "noise" else None
+            yield Curve(kind, question, method, label, points, level)
+
+
+_Place = tuple[tuple[str, ...], float] | None
+
+
+def _stage(
+    kind: Kind, group: Group, facts: Mapping[str, Facts], main: Mapping[tuple[Question, str, str], str]
+) -> _Place:
+    """(family and domain, share of training) of a model in the setting that tables show."""
+    if not plain(group.cell):
+        return None
+    told = facts[group.cell.model]
+    usual = main[(group.question, group.cell.method, told.family)] == group.setting
+    return ((told.family, told.domain), float(told.trained)) if usual and told.trained is not None else None
+
+
+def _knob(
+    kind: Kind, group: Group, facts: Mapping[str, Facts], main: Mapping[tuple[Question, str, str], str]
+) -> _Place:
+    """(model and the rest of its setting, value of the knob) of a probe with true labels."""
+    cell = group.cell
+    known = cell.model in facts and not METHODS[cell.method].control and not shuffled(cell)
+    if not known or (noise(cell) and kind.key != "noise"):
+        return None
+    every = setting(cell)
+    value = every.pop(kind.key, None)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return ((cell.model, canonical(every)), float(value)) if number else None
+
+
+def _points(members: Sequence[tuple[float, Group]], question: Question) -> tuple[tuple[float, Interval], ...]:
+    metric = primary_metric(question.intrinsic).name
+    found = [(x, summary(group, metric)) for x, group in members]
+    return tuple(
+        sorted(((x, v) for x, v in found if v is not None), key=lambda point: (point[0], point[1].value))
+    )
+
+
+def _label(
+    kind: Kind, group: Group, facts: Mapping[str, Facts], main: Mapping[tuple[Question, str, str], str]
+) -> str:
+    cell, told = group.cell, facts[group.cell.model]
+    method = METHODS[cell.method].title
+    if kind.name == "stage":
+        return f"{told.family}, {method}"
+    import json
+
+    usual = json.loads(main.get((group.question, cell.method, told.family), "{}"))
+    more = difference(cell, usual, (kind.key,)) if usual else ""
+    return ", ".join([told.title, method, *([more] if more else [])])
+
+
+def _random_level(
+    like: Group,
+    groups: Sequence[Group],
+    facts: Mapping[str, Facts],
+    main: Mapping[tuple[Question, str, str], str],
+) -> float | None:
+    told, method = facts[like.cell.model], like.cell.method
+    for group in groups:
+        same = group.question == like.question and group.cell.method == method and plain(group.cell)
+        other = facts.get(group.cell.model)
+        if same and other and (other.family, other.domain, other.trained) == (told.family, told.domain, 0):
+            value = summary(group, primary_metric(group.cell.intrinsic).name)
+            if value is not None and main[(group.question, method, told.family)] == group.setting:
+                return value.value
+    return None
+
+
+def write_curves(out: Path, found: Sequence[Curve]) -> dict[str, list[Path]]:
+    """`curve-KIND.png` and `.svg` with one panel per question: kind's title -> files."""
+    written = {}
+    for kind in KINDS:
+        own = [curve for curve in found if curve.kind == kind]
+        asked = list(dict.fromkeys(curve.question for curve in own))
+        if not own:
+            continue
+        with style():
+            figure, axes = panels(len(asked), width=4.8, height=3.6, columns=2)
+            for ax, question in zip(axes, asked, strict=True):
+                _draw(ax, kind, question, _ordered(own, question))
+            written[kind.title] = save(figure, out / f"curve-{kind.name}")
+    return written
+
+
+def _ordered(curves: Sequence[Curve], question: Question) -> list[Curve]:
+    own = [curve for curve in curves if curve.question == question]
+    return sorted(own, key=lambda curve: list(METHODS).index(curve.method))
+
+
+def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> None:
+    import seaborn as sns
+
+    for number, curve in enumerate(curves):
+        color = COLORS[number % len(COLORS)]
+        x, y = [p[0] for p in curve.points], [p[1].value for p in curve.points]
+        low = [v.value if v.low is None else v.low for _, v in curve.points]
+        high = [v.value if v.high is None else v.high for _, v in curve.points]
+        sns.lineplot(
+            x=x,
+            y=y,
+            ax=ax,
+            color=color,
+            marker=MARKERS[number % len(MARKERS)],
+            label=curve.label,
+            errorbar=None,
+        )
+        ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+        if curve.level is not None:
+            ax.axhline(curve.level, color=color, lw=1, ls="--")
+    every = sorted({p[0] for curve in curves for p in curve.points})
+    _scale(ax, kind.scale, every)
+    metric = primary_metric(question.intrinsic)
+    unit = metric.unit_of(question.intrinsic)
+    ax.set_title(f"{question.title}, data {question.context.data}")
+    dashed = (
+        "\ndashed: the same probe of a randomly initialized model" if any(c.level for c in curves) else ""
+    )
+    ax.set_xlabel(kind.label + dashed)
+    ax.set_ylabel(f"{axis_title(metric.title)}{f' ({unit})' if unit else ''}")
+    ax.legend(fontsize=7, frameon=False)
+    sns.despine(ax=ax)
+
+
+def _scale(ax: Axes, scale: str, every: Sequence[float]) -> None:
+    """Ticks at the values that were measured, thinned where they are many."""
+    if scale == "log" and min(every) > 0:
+        ax.set_xscale("log", base=2)
+    elif scale == "root":
+        forward: Callable[[Any], Any] = _root
+        ax.set_xscale("function", functions=(forward, _square))
+    shown = every if len(every) <= 8 else every[:: math.ceil(len(every) / 8)]
+    percent = max(every) <= 1 and scale != "log"
+    ax.set_xticks(shown, [f"{v:.0%}" if percent else f"{v:g}" for v in shown])
+    ax.minorticks_off()
+
+
+def _root(values: Any) -> Any:
+    import numpy as np
+
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _square(values: Any) -> Any:
+    import numpy as np
+
+    return np.sign(values) * np.square(values)

@@ -1,0 +1,258 @@
+"""One self-contained HTML page: no script, no request, every text escaped."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .correlation import HEAD, Panel, correlation_rows
+from .formats import ALONE_TITLE, FRECHET, QUALITY_TITLE, Overview, data_words, overviews
+from .gather import MARKS
+from .reading import Results
+from .table import ALONE, Entry, Row, Section
+
+MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}
+MANY = 6  # distinct values of a fact about the machine that are listed; more become a range or a count
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Files of figures by title.
+
+    Attributes:
+        scatter, curves: title -> files of one figure (.png and .svg).
+        grids: pictures of maps, the overview last.
+    """
+
+    scatter: Mapping[str, list[Path]]
+    curves: Mapping[str, list[Path]]
+    grids: Sequence[Path]
+
+    @property
+    def paths(self) -> list[Path]:
+        """All of them."""
+        drawn = [path for paths in (*self.scatter.values(), *self.curves.values()) for path in paths]
+        return [*drawn, *self.grids]
+
+
+def page(results: Results, found: Sequence[Section], panels: Sequence[Panel], figures: Figures) -> str:
+    """The page as HTML text."""
+    parts = [
+        _header(results),
+        _block("How to read", "legend", _legend()),
+        _block("All at once", "overview", _overview(found)),
+        _block("With intervals", "table", "".join(_section(s) for s in found)),
+        _block("Does better drawing go with more knowledge?", "correlation", _correlation(panels, figures)),
+        _block("Maps", "maps", _grids(figures)),
+        _block("Curves", "curves", "".join(_figure(paths, title) for title, paths in figures.curves.items())),
+        _block("Failed and missing", "failed", _failures(results)),
+        _block("How it was measured", "measured", _settings(found) + _environment(results)),
+    ]
+    look = files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    head += f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    head += f'<link rel="icon" href="data:,"><title>{escape(results.title)}</title><style>{look}</style>'
+    body = "\n".join(part for part in parts if part)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n'
+    )
+
+
+def _block(title: str, name: str, content: str) -> str:
+    return f'<section id="{name}"><h2>{escape(title)}</h2>\n{content}</section>' if content else ""
+
+
+def _header(results: Results) -> str:
+    planned, done, failed = len(results.planned), len(results.done), len(results.failed)
+    impossible = sum(c.hash in results.impossible and c.hash not in results.records for c in results.planned)
+    missing = planned - done - failed - impossible
+    facts = [
+        (done, "measured"),
+        (failed, "failed"),
+        (missing, "not measured yet"),
+        (impossible, "cannot be probed"),
+    ]
+    counts = "".join(f"<li><b>{n}</b> {what}</li>" for n, what in facts if n or what == "measured")
+    question = f'<p class="question">{escape(results.question)}</p>' if results.question else ""
+    return f"<header><h1>{escape(results.title)}</h1>{question}<ul class=counts>{counts}</ul></header>"
+
+
+HOW_TO_READ = """<p>Each number is the mean over seeds; below it stands its 95 % bootstrap interval over
+seeds and test pictures, and the number of seeds (2/3: one of three is missing). The best mean of a column
+among the trained models is <b class=best>marked</b>; models whose intervals overlap may well be equal.
+Controls say what a probe reaches without the knowledge asked for: the mean map, the picture's own colors,
+a model that was never trained, labels of other pictures, noise in the weights. The decoder ceiling is what
+a perfect latent would score; a supervised network shows what the data allow. &darr; lower is better.</p>"""
+
+
+def _legend() -> str:
+    marks = "".join(f"<dt>{escape(m) or '(blank)'}</dt><dd>{escape(what)}</dd>" for m, what in MARKS.items())
+    return f"{HOW_TO_READ}<dl class=marks>{marks}</dl>"
+
+
+def _overview(found: Sequence[Section]) -> str:
+    note = "<p class=note>Means only; an asterisk: seeds are missing.</p>"
+    return note + "".join(_scrolling(_overview_table(one)) for one in overviews(found))
+
+
+def _overview_table(one: Overview) -> str:
+    spans = Counter(question for question, _ in one.columns)
+    above = "".join(
+        f"<th colspan={n} scope=colgroup>{escape(question)}</th>" for question, n in spans.items()
+    )
+    below = "".join(f"<th scope=col>{escape(method)}</th>" for _, method in one.columns)
+    top = f"<tr><th rowspan=2>model</th><th rowspan=2>{escape(QUALITY_TITLE)}</th>{above}</tr>"
+    rows = []
+    for title, cells in one.rows:
+        texts = "".join(f"<td{' class=best' if best else ''}>{escape(text)}</td>" for text, best in cells)
+        rows.append(f"<tr><th scope=row>{escape(title)}</th>{texts}</tr>")
+    return f"<table class=overview><thead>{top}<tr>{below}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _section(section: Section) -> str:
+    head = f"<h3>{escape(section.heading)}</h3><p class=note>{escape(data_words(section))}</p>"
+    models = _table(section, section.models, "model", section.columns) if section.models else ""
+    alone = {ALONE: ALONE_TITLE} if any(ALONE in row.entries for row in section.controls) else {}
+    controls = (
+        _table(section, section.controls, "control", alone | dict(section.columns))
+        if section.controls
+        else ""
+    )
+    label = "<h4>Controls</h4>" if controls else ""
+    return f"<article>{head}{models}{label}{controls}</article>\n"
+
+
+def _table(section: Section, rows: Sequence[Row], kind: str, columns: Mapping[str, str]) -> str:
+    quality = any(row.frechet.value is not None or row.frechet.mark for row in rows)
+    names = [kind, *([QUALITY_TITLE] if quality else []), *columns.values()]
+    head = "".join(f"<th scope=col>{escape(name)}</th>" for name in names)
+    body = []
+    for row in rows:
+        cells = [_cell(row.frechet, FRECHET.decimals)] if quality else []
+        cells += [_cell(row.entries.get(key, Entry(None, "")), section.metric.decimals) for key in columns]
+        body.append(f"<tr><th scope=row>{escape(row.title)}</th>{''.join(cells)}</tr>")
+    return _scrolling(
+        f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
+
+
+def _scrolling(table: str) -> str:
+    return f'<div class="wide" tabindex="0">{table}</div>'
+
+
+def _cell(entry: Entry, digits: int) -> str:
+    value = entry.value
+    if value is None:
+        return f'<td class="mark" title="{escape(MARKS[entry.mark])}">{escape(entry.mark)}</td>'
+    between = f"[{value.low:.{digits}f}, {value.high:.{digits}f}] " if value.defined else ""
+    seeds = f"<small>{between}n {escape(entry.seeds)}</small>"
+    return f"<td{' class=best' if entry.best else ''}>{value.value:.{digits}f}{seeds}</td>"
+
+
+HOW_TO_COMPARE = """Each point is a model: its Frechet distance (left is better) against its error (down is
+better), bars are 95 % intervals, hollow points were never trained. Models of different domains, data or
+options are never in one panel. Coefficients with 95 % bootstrap intervals over models and two-sided
+permutation p; from a handful of models they are rough."""
+
+
+def _correlation(panels: Sequence[Panel], figures: Figures) -> str:
+    if not panels:
+        return ""
+    rows = [line for panel in panels for line in correlation_rows(panel)]
+    text = "".join(_figure(paths, title) for title, paths in figures.scatter.items())
+    cells = "".join("<tr>" + "".join(f"<td>{escape(t)}</td>" for t in line) + "</tr>" for line in rows)
+    head = "".join(f"<th>{name}</th>" for name in HEAD)
+    table = f"<table class=words><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+    how = "; ".join(dict.fromkeys(f"{p.domain}: {p.quality}" for p in panels))
+    note = f"<p class=note>{HOW_TO_COMPARE} How the Frechet distance was measured: {escape(how)}.</p>"
+    return note + text + _scrolling(table)
+
+
+def _figure(paths: Iterable[Path], title: str) -> str:
+    """The vector file where there is one, inline."""
+    path = max(paths, key=lambda p: p.suffix == ".svg")
+    return f"<figure>{_image(path, title)}<figcaption>{escape(title)}</figcaption></figure>\n"
+
+
+def _image(path: Path, title: str) -> str:
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{escape(title)}" src="data:{MEDIA[path.suffix]};base64,{data}">'
+
+
+HOW_TO_LOOK = """<p class=note>The picture, the truth, and what each model says; below each map where it
+errs (bright is wrong, on one scale per intrinsic). Normals as (n + 1) / 2; albedo and shading with the sRGB
+curve.</p>"""
+
+
+def _grids(figures: Figures) -> str:
+    sheets = [path for path in figures.grids if path.stem != "qualitative"]
+    text = "".join(_wide_figure(path, path.stem.removeprefix("qualitative-")) for path in sheets)
+    return HOW_TO_LOOK + text if text else ""
+
+
+def _wide_figure(path: Path, title: str) -> str:
+    return f"<figure>{_scrolling(_image(path, f'maps: {title}'))}<figcaption>{escape(title)}</figcaption></figure>\n"
+
+
+def _failures(results: Results) -> str:
+    lines = [_failure(str(r.cell), r.reason, f"records/{r.cell.hash}.json") for r in results.failed]
+    for cell in results.planned:
+        if cell.hash not in results.records:
+            why = results.impossible.get(cell.hash)
+            said = f"cannot be probed: {why}" if why else "not measured yet"
+            lines.append(f"<li><b>{escape(str(cell))}</b>: {escape(said)}</li>")
+    if results.strangers:
+        lines.append(f"<li>{len(results.strangers)} records of cells not in the suite are left out.</li>")
+    text = "".join(lines)
+    return f"<ul class=failures>{text}</ul>" if lines else "<p>Nothing failed and nothing is missing.</p>"
+
+
+def _failure(cell: str, reason: str, path: str) -> str:
+    why = escape(reason or "no reason recorded")
+    return f"<li><b>{escape(cell)}</b><pre>{why}</pre><code>{escape(path)}</code></li>"
+
+
+def _settings(found: Sequence[Section]) -> str:
+    lines = dict.fromkeys(
+        f"{section.question.title}: {line}" for section in found for line in section.settings
+    )
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<details><summary>Settings of every column</summary><ul>{items}</ul></details>"
+
+
+def _environment(results: Results) -> str:
+    seen: dict[str, list[Any]] = {"protocol": [c.protocol for c in results.planned]}
+    for record in results.records.values():
+        for key, value in _flat(record.environment):
+            seen.setdefault(key, []).append(value)
+    rows = "".join(
+        f"<tr><th scope=row>{escape(k)}</th><td>{escape(_range(v))}</td></tr>" for k, v in seen.items()
+    )
+    return _scrolling(f"<table class=words><tbody>{rows}</tbody></table>")
+
+
+def _flat(values: Mapping[str, Any], front: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if key == "pid":
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{front}{key}: ")
+        else:
+            yield f"{front}{key}".replace("_", " "), value
+
+
+def _range(values: Sequence[Any]) -> str:
+    """The distinct values; of many numbers their range, of many words how many there are."""
+    distinct = list(dict.fromkeys(str(v) for v in values))
+    if len(distinct) <= MANY:
+        return ", ".join(distinct)
+    if all(isinstance(v, (int, float)) for v in values):
+        return f"{min(values):g} to {max(values):g}"
+    return f"{', '.join(distinct[:MANY])} and {len(distinct) - MANY} more"

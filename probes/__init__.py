@@ -1,0 +1,1 @@
+"""What we ask a generator, and how: intrinsics as data, methods as modules with `fit`."""

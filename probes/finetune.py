@@ -1,0 +1,41 @@
+"""Full fine-tuning: every weight of the network the contract names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .fit import TrainedProbe
+from .task import Task
+
+
+class FinetunedProbe(TrainedProbe):
+    """A generator whose network was trained; its first weights are kept to be put back."""
+
+    def __init__(self, task: Task) -> None:
+        network = task.model.network
+        self.network = network
+        self.before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        network.requires_grad_(True)
+        try:
+            super().__init__(task, list(network.parameters()))
+        except BaseException:
+            self.release()
+            raise
+
+    def save(self, folder: Path) -> None:
+        """Write all weights as one safetensors file."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.contiguous() for name, value in self.network.state_dict().items()}
+        save_file(weights, str(folder / "network.safetensors"))
+
+    def release(self) -> None:
+        """Put the first weights back, and freeze them."""
+        self.network.load_state_dict(self.before)
+        self.network.requires_grad_(False)
+
+
+def fit(task: Task) -> FinetunedProbe:
+    """Train every weight of the network."""
+    return FinetunedProbe(task)

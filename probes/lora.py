@@ -1,0 +1,108 @@
+"""Low-rank adapters (Hu et al. 2022) through peft: the paper's method."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from generators.base import Generator
+from generators.errors import UserError, unknown
+
+from .fit import TrainedProbe
+from .task import Task, seed_for
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lora": {},
+    "dora": {"use_dora": True},
+    "rslora": {"use_rslora": True},
+}
+
+
+def target_pattern(generator: Generator, targets: str) -> str:
+    """Regular expression for the module names of a target set; raises UserError if there is no such set."""
+    spec = generator.spec
+    known = {"all": rf"(.*\.)?({'|'.join(re.escape(t) for t in spec.lora_targets)})"} | dict(spec.target_sets)
+    if targets not in known:
+        raise unknown(f"target set of {spec.name}", targets, known)
+    return known[targets]
+
+
+def target_layers(generator: Generator, pattern: str) -> dict[str, nn.Module]:
+    """Linear and convolution layers whose full name matches."""
+    return {
+        name: module
+        for name, module in generator.network.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and re.fullmatch(pattern, name)
+    }
+
+
+def _check(generator: Generator, rank: int, targets: str, pattern: str) -> None:
+    layers = target_layers(generator, pattern)
+    if not layers:
+        raise UserError(
+            f"LoRA on the target set {targets!r} of {generator.spec.name}",
+            "no layer of the network has such a name",
+            f"pattern {pattern}",
+            "choose another target set: intrinsic-bench show " + generator.spec.name,
+        )
+    for name, layer in layers.items():
+        narrow = min(layer.weight.shape[0], layer.weight.shape[1])
+        if not 1 <= rank <= narrow:
+            raise UserError(
+                f"LoRA of rank {rank} on {generator.spec.name}",
+                f"the layer {name} has rank {narrow} at most",
+                f"ranks 1 to {min(min(m.weight.shape[:2]) for m in layers.values())} fit all target layers",
+                "choose a smaller rank",
+            )
+
+
+class LoraProbe(TrainedProbe):
+    """A generator with a trained adapter."""
+
+    def __init__(self, task: Task) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        generator, rank = task.model, int(task.options["rank"])
+        pattern = target_pattern(generator, task.options["targets"])
+        _check(generator, rank, task.options["targets"], pattern)
+        if task.options["variant"] not in VARIANTS:
+            raise unknown("LoRA variant", task.options["variant"], VARIANTS)
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=rank,  # scale 1, as in the paper's code
+            target_modules=pattern,
+            **VARIANTS[task.options["variant"]],
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_for(task.seed, "adapter"))
+            self.adapted = get_peft_model(generator.network, config)
+        self.adapted.peft_config["default"].base_model_name_or_path = generator.spec.name
+        try:
+            super().__init__(task, [p for p in self.adapted.parameters() if p.requires_grad])
+        except BaseException:
+            self.release()
+            raise
+
+    def save(self, folder: Path) -> None:
+        """Write adapter_config.json and adapter_model.safetensors."""
+        self.adapted.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+
+    def release(self) -> None:
+        """Take the adapter off the network, and freeze it again."""
+        self.adapted.unload()
+        self.generator_network.requires_grad_(False)
+
+    @property
+    def generator_network(self) -> nn.Module:
+        """The network below the adapter."""
+        found: nn.Module = self.adapted.get_base_model()
+        return found
+
+
+def fit(task: Task) -> LoraProbe:
+    """Train an adapter on the task's target set."""
+    return LoraProbe(task)
