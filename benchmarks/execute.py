@@ -184,7 +184,7 @@ def _keep_maps(cell: Cell, store: Store, prediction: Tensor, test: Examples, rec
         "error": error.half().numpy(),
     }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     with atomic(store.maps / f"{cell.hash}.npz") as file:
         file.write(buffer.getvalue())
     record.maps = f"maps/{cell.hash}.npz"

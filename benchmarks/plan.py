@@ -118,7 +118,7 @@ def estimates(store: Store) -> Estimates:
         cell = record.get("cell")
         if not isinstance(cell, dict) or cell.get("model") not in known:
             continue
-        memory = (record.get("environment") or {}).get("peak_memory_mb")
+        memory = (record.get("environment") or {}).get("peak_memory_mib")
         learned.learn(Cell(**cell), seconds(record), memory)
     return learned
 

@@ -86,7 +86,7 @@ class Lines(Silent):
 class Bars:
     """One bar for the run with its time to finish, one line per worker."""
 
-    def __init__(self, stream: TextIO, workers: int) -> None:
+    def __init__(self, stream: TextIO, workers: int, width: int | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -94,7 +94,7 @@ class Bars:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
             TextColumn("{task.fields[note]}", markup=False),
-            console=Console(file=stream),
+            console=Console(file=stream, width=width),
             transient=True,
         )
         self.workers = workers

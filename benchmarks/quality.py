@@ -56,11 +56,17 @@ def sample_features(
     generator, count = here.generator(cell), int(cell.options["samples"])
     if generator is None:
         raise TypeError("a Frechet distance needs a model")
-    captions = [c for s in range(0, count, 256) for c in scene_parameters("reference", range(s, min(s + 256, count))).captions]
+    captions = [
+        c
+        for s in range(0, count, 256)
+        for c in scene_parameters("reference", range(s, min(s + 256, count))).captions
+    ]
     found = []
     for start in range(0, count, BATCH):
         rows = range(start, min(start + BATCH, count))
-        sampled = generator.sample([SEED + i for i in rows], captions[rows.start : rows.stop], **_sampler(cell))
+        sampled = generator.sample(
+            [SEED + i for i in rows], captions[rows.start : rows.stop], **_sampler(cell)
+        )
         found.append(_features(network, _eight_bit(sampled.images.cpu())))
         progress(rows.stop / count)
     return torch.cat(found)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -165,6 +165,8 @@ class Runner:
     Args:
         store: prepared.
         cells: to compute.
+        before: hash to stamp of their records when they were chosen; another stamp means that another
+            runner has been faster.
         hands: the workers.
         expected: what is known about durations.
         show: what the user sees.
@@ -175,6 +177,7 @@ class Runner:
         self,
         store: Store,
         cells: Sequence[Cell],
+        before: Mapping[str, tuple[int, int] | None],
         hands: Sequence[Hand],
         expected: Estimates,
         show: Display,
@@ -183,7 +186,7 @@ class Runner:
         self.store, self.hands, self.expected, self.show, self.device = store, hands, expected, show, device
         self.queue = Queue(cells, expected.seconds)
         self.total = len(cells)
-        self.before = {cell.hash: store.stamp(cell) for cell in cells}
+        self.before = before
         self.waiting: list[Cell] = []  # claimed by other runners on this machine
         self.elsewhere: dict[str, str] = {}
         self.computed = 0
@@ -336,13 +339,14 @@ def _keeps(record: Record | None, overwrite: str) -> bool:
     return record.status == "done" or overwrite == "never"
 
 
-def _check(workers: int, overwrite: str, device: str) -> None:
+def _check(workers: int = 1, overwrite: str = "failed", device: str = "cpu", **_: Any) -> None:
+    """Raise UserError for what no run can be asked for."""
     if workers < 1:
-        raise UserError(f"--workers {workers}", "no worker, no work", "at least 1", "")
+        raise UserError(f"--workers {workers}", "no worker, no work", "at least 1", "--workers 1")
     if overwrite not in OVERWRITE:
-        raise unknown("value of --overwrite", overwrite, OVERWRITE)
+        raise unknown("value of --overwrite", overwrite, OVERWRITE, "--overwrite failed")
     if device.split(":")[0] not in ("cpu", "cuda"):
-        raise unknown("device", device, ("cpu", "cuda", "cuda:0"))
+        raise unknown("device", device, ("cpu", "cuda", "cuda:0"), "--device cpu")
     if device != "cpu":
         import torch
 
@@ -366,9 +370,10 @@ def compute(
     """Compute those of some cells that the store has no record of; see `run` for the arguments."""
     _check(workers, overwrite, device)
     store.prepare()
+    before = {cell.hash: store.stamp(cell) for cell in cells}  # first: what comes later is another runner's
     missing = [cell for cell in cells if not _keeps(store.read(cell), overwrite)]
     hands = [Hand(number, store, execute, device) for number in range(min(workers, len(missing)))]
-    runner = Runner(store, missing, hands, estimates(store), show or Silent(), device)
+    runner = Runner(store, missing, before, hands, estimates(store), show or Silent(), device)
     if missing:
         with _signals(runner):
             runner.run()
@@ -380,6 +385,7 @@ def run_suite(
     suite: Suite, store: str | Path | None = None, *, only: str | None = None, **options: Any
 ) -> Outcome:
     """Compute a suite; `options` are those of `compute`. Refuses a store that holds another suite."""
+    _check(**options)
     place, chosen = Store(store or default_store(suite)), select(suite.cells, only)
     found = place.suite()
     if found is not None and found["name"] != suite.name:
@@ -476,7 +482,7 @@ def run(
         return run_suite(suite, store, only=only, **options).records
     cells = select([what] if isinstance(what, Cell) else what, only)
     place = Store(store or RESULTS / "cells")
-    _check(workers, overwrite, device)
+    _check(**options)
     _loose(cells, place)
     records = compute(cells, place, **options).records
     return records[0] if isinstance(what, Cell) else records

@@ -189,11 +189,15 @@ class Store:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove temporary files whose writer, a process of this machine, is gone."""
+        """Remove temporary files and claims whose owner, a process of this machine, is gone."""
         for path in self.folder.rglob(f".*.{socket.gethostname()}.*.tmp"):
             pid = path.name.split(".")[-2]
             if pid.isdigit() and not _alive(int(pid)):
                 _remove(path)
+        for path in self.claims.glob("*.json"):
+            owner = self.owner(path)
+            if owner is not None and owner.dead:
+                self._bury(path)
 
     def path(self, cell: Cell | str) -> Path:
         """Where the record of a cell, or of a hash, is."""

@@ -111,7 +111,7 @@ class Worker:
         check(record, cell)
         record.seconds.setdefault("total", round(time.perf_counter() - start, 3))
         self.store.write(record)
-        memory = record.environment.get("peak_memory_mb")
+        memory = record.environment.get("peak_memory_mib")
         self.say(kind="done", seconds=record.seconds["total"], memory=memory)
 
     def serve(self) -> None:

@@ -60,7 +60,9 @@ def train(folder: Path, what: str, device: str, steps: int | None, threads: int)
     torch.set_num_threads(threads)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    {"text": _text, "autoencoder": _autoencoder, "network": _network, "unet": _unet}[what](folder, device, steps)
+    {"text": _text, "autoencoder": _autoencoder, "network": _network, "unet": _unet}[what](
+        folder, device, steps
+    )
 
 
 def _text(folder: Path, device: str, steps: int | None) -> None:
@@ -68,7 +70,9 @@ def _text(folder: Path, device: str, steps: int | None) -> None:
     from generators.zoo import text
 
     stock = open_stock(folder / "stock")
-    text.train_text_encoder(stock.rgb(), stock.captions, folder / "text", _budget(text, device, steps), device)
+    text.train_text_encoder(
+        stock.rgb(), stock.captions, folder / "text", _budget(text, device, steps), device
+    )
 
 
 def _autoencoder(folder: Path, device: str, steps: int | None) -> None:

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-
 class Sample(NamedTuple):
     """What a generator made of seeds."""
 

@@ -218,20 +218,21 @@ def _folder(spec: GeneratorSpec) -> Path:
 
 def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
     """A Stable Diffusion model, in float32, frozen; raises UserError if its files are missing or broken."""
-    import torch
     from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     _quiet()
     folder, seed = _folder(spec), spec.options.get("random_seed")
-    kind: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
+    safe = {"use_safetensors": True}
     try:
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **kind)
-        text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **safe).float()
+        text = CLIPTextModel.from_pretrained(folder / "text_encoder", **safe).float()
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
         schedule = DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
         if seed is None:
-            unet = UNet2DConditionModel.from_pretrained(folder, subfolder=spec.options["unet"], **kind)
+            unet = UNet2DConditionModel.from_pretrained(
+                folder, subfolder=spec.options["unet"], **safe
+            ).float()
         else:
             unet = random_unet(UNet2DConditionModel.load_config(folder, subfolder=spec.options["unet"]), seed)
     except Exception as error:  # safetensors, json and transformers each raise their own for a broken file
@@ -356,8 +357,8 @@ class SingleStep:
 
         import torch
 
-        side = self.network.config.sample_size
-        shape = (self.network.config.in_channels, side, side)
+        config: Any = self.network.config
+        shape = (config.in_channels, config.sample_size, config.sample_size)
         noise = [torch.randn(shape, generator=torch.Generator().manual_seed(int(s))) for s in seeds]
         x = torch.stack(noise).to(self.device)
         empty = self.text("").expand(len(x), -1, -1)

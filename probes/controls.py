@@ -74,9 +74,9 @@ class PixelProbe:
             held = task.validation
             error = self.intrinsic.error(self.predict(held), held.maps[self.intrinsic.name], held.mask)
             found.append((float(error), strength, weight, bias))
-        error, strength, self.weight, self.bias = min(found, key=lambda f: f[:2])
+        least, chosen, self.weight, self.bias = min(found, key=lambda f: f[:2])
         self.parameters = self.weight.numel() + self.bias.numel()
-        self.details = {"ridge": strength, "validation_error": error}
+        self.details = {"ridge": chosen, "validation_error": least}
 
     def _moments(self, examples: Examples, truth: Tensor) -> Moments:
         moments: Moments | None = None

@@ -85,7 +85,9 @@ def train(task: Task, parameters: list[nn.Parameter]) -> tuple[dict[str, Any], f
         loss = output_loss(generator, task.intrinsic, output, targets[rows].to(output.device))
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
-            raise Diverged(f"the loss is {losses[-1]} at step {step} of {steps}: lower the rate {options['rate']}")
+            raise Diverged(
+                f"the loss is {losses[-1]} at step {step} of {steps}: lower the rate {options['rate']}"
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -110,7 +110,13 @@ class LinearProbe:
     steps_per_second = None
 
     def __init__(
-        self, generator: Generator, intrinsic: Intrinsic, layer: str, weight: Tensor, bias: Tensor, details: dict[str, Any]
+        self,
+        generator: Generator,
+        intrinsic: Intrinsic,
+        layer: str,
+        weight: Tensor,
+        bias: Tensor,
+        details: dict[str, Any],
     ) -> None:
         self.generator, self.intrinsic, self.layer = generator, intrinsic, layer
         self.weight, self.bias, self.details = weight, bias, details

@@ -31,12 +31,15 @@ def target_pattern(generator: Generator, targets: str) -> str:
     return known[targets]
 
 
-def target_layers(generator: Generator, pattern: str) -> dict[str, nn.Module]:
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+
+
+def target_layers(generator: Generator, pattern: str) -> dict[str, Layer]:
     """Linear and convolution layers whose full name matches."""
     return {
         name: module
         for name, module in generator.network.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)) and re.fullmatch(pattern, name)
+        if isinstance(module, Layer) and re.fullmatch(pattern, name)
     }
 
 

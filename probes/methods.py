@@ -66,7 +66,9 @@ METHODS: dict[str, Method] = {
     "finetune": Method("probes.finetune:fit", TRAINING | {"rate": 2e-4}, "model", "fine-tuning"),
     "ceiling": Method("probes.controls:fit_ceiling", {}, "model", "decoder ceiling", control=True),
     "constant": Method("probes.controls:fit_constant", {}, "picture", "mean map", control=True),
-    "pixels": Method("probes.controls:fit_pixels", {"patch": 5}, "picture", "RGB patch + position", control=True),
+    "pixels": Method(
+        "probes.controls:fit_pixels", {"patch": 5}, "picture", "RGB patch + position", control=True
+    ),
     "supervised": Method("benchmarks.predictors.rooms:fit", {}, "picture", "supervised", control=True),
     "frechet": Method(
         "benchmarks.quality:measure",

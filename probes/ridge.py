@@ -47,7 +47,13 @@ class Moments:
     def tensors(self) -> dict[str, Tensor]:
         """As tensors, for the cache."""
         count = torch.tensor([self.count], dtype=torch.float64)
-        return {"gram": self.gram, "cross": self.cross, "sum_x": self.sum_x, "sum_y": self.sum_y, "count": count}
+        return {
+            "gram": self.gram,
+            "cross": self.cross,
+            "sum_x": self.sum_x,
+            "sum_y": self.sum_y,
+            "count": count,
+        }
 
     @staticmethod
     def from_tensors(parts: dict[str, Tensor]) -> Moments:

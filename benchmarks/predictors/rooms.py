@@ -121,8 +121,7 @@ def train_rooms_network(planes: np.ndarray, folder: Path, budget: Budget, device
         truth, out = _targets(batch), network(batch[:, :3].float() / 127.5 - 1)
         normal = functional.normalize(out[:, OUTPUTS["normal"]], dim=1, eps=1e-4)
         terms = {
-            "normal": 1 - (normal * truth["normal"]).sum(1).mean()
-            + (normal - truth["normal"]).abs().mean(),
+            "normal": 1 - (normal * truth["normal"]).sum(1).mean() + (normal - truth["normal"]).abs().mean(),
             **{
                 name: (out[:, OUTPUTS[name]] - truth[name]).abs().mean()
                 for name in ("depth", "albedo", "shading")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cell import NO_INTRINSIC, NO_MODEL
-from benchmarks.metrics import METRICS, primary_metric
+from benchmarks.metrics import METRICS, Metric, primary_metric
 from probes.methods import METHODS
 
 from .gather import MARKS, QUALITY, Facts, Group, context, noise, plain, shuffled
@@ -182,40 +182,46 @@ def markdown_tables(sections: Sequence[Section]) -> str:
         if section.controls:
             parts += ["Controls:", markdown_rows(section, section.controls, True)]
         parts.append("\n".join(f"- {markdown_text(line)}" for line in section.settings))
-    marks = "; ".join(f"`{mark}` {what}" if mark else f"blank: {what}" for mark, what in MARKS.items())
-    return "\n\n".join([p for p in parts if p] + [f"{LEGEND} {marks}."])
+    return "\n\n".join([p for p in parts if p] + [f"{LEGEND} {marks_words()}."])
+
+
+def marks_words(quote: str = "`") -> str:
+    """What stands where there is no number, in words."""
+    return "; ".join(f"{quote}{m}{quote} {what}" if m else f"blank: {what}" for m, what in MARKS.items())
 
 
 def latex_tables(sections: Sequence[Section], title: str) -> str:
-    """One booktabs table per section; \\usepackage{booktabs} is all it needs."""
-    head = "% Needs \\usepackage{booktabs}; made by: intrinsic-bench report\n"
+    """One table per section, made smaller only if it is wider than the line; needs booktabs and graphicx."""
+    head = "% Needs \\usepackage{booktabs,graphicx}; made by: intrinsic-bench report\n"
     return head + "\n".join(_latex_table(section, title) for section in sections)
 
 
 def _latex_table(section: Section, title: str) -> str:
     columns, quality = _columns(section, True), _has_frechet([*section.models, *section.controls])
     names = [*([QUALITY_TITLE] if quality else []), *columns.values()]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex_text(f'{title}. {section.heading}.')} {latex_text(LEGEND)}}}",
-    ]
+    caption = f"{title}. {section.heading}. {LEGEND} {marks_words('')}."
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_text(caption)}}}"]
+    lines += [r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
     lines += [rf"\begin{{tabular}}{{l{'r' * len(names)}}}", r"\toprule"]
     lines += [" & ".join(["", *(latex_text(n) for n in names)]) + r" \\", r"\midrule"]
     lines += [_latex_row(section, row, columns, quality) for row in section.models]
     if section.controls:
         lines += [r"\midrule", rf"\multicolumn{{{len(names) + 1}}}{{l}}{{\emph{{Controls}}}} \\"]
         lines += [_latex_row(section, row, columns, quality) for row in section.controls]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}", ""])
 
 
 def _latex_row(section: Section, row: Row, columns: Mapping[str, str], quality: bool) -> str:
-    cells = [latex_text(row.title)] + ([latex_text(entry_text(row.frechet, FRECHET))] if quality else [])
-    for key in columns:
-        entry = row.entries.get(key, NOTHING)
-        text = latex_text(section.text(entry))
-        cells.append(rf"\textbf{{{text}}}" if entry.best else text)
-    return " & ".join(cells) + r" \\"
+    entries = [(row.entries.get(key, NOTHING), section.metric) for key in columns]
+    shown = ([(row.frechet, FRECHET)] if quality else []) + entries
+    return " & ".join([latex_text(row.title), *(_latex_entry(*each) for each in shown)]) + r" \\"
+
+
+def _latex_entry(entry: Entry, metric: Metric) -> str:
+    """The mean, and smaller its interval and seeds."""
+    number, _, rest = entry_text(entry, metric).partition(" ")
+    bold = rf"\textbf{{{latex_text(number)}}}" if entry.best else latex_text(number)
+    return bold + (rf" {{\scriptsize {latex_text(rest)}}}" if rest else "")
 
 
 EXPANDED = [

@@ -43,6 +43,7 @@ class Figures:
 
 def page(results: Results, found: Sequence[Section], panels: Sequence[Panel], figures: Figures) -> str:
     """The page as HTML text."""
+    curves = "".join(_figure(_vector(paths), title) for title, paths in figures.curves.items())
     parts = [
         _header(results),
         _block("How to read", "legend", _legend()),
@@ -50,7 +51,7 @@ def page(results: Results, found: Sequence[Section], panels: Sequence[Panel], fi
         _block("With intervals", "table", "".join(_section(s) for s in found)),
         _block("Does better drawing go with more knowledge?", "correlation", _correlation(panels, figures)),
         _block("Maps", "maps", _grids(figures)),
-        _block("Curves", "curves", "".join(_figure(paths, title) for title, paths in figures.curves.items())),
+        _block("Curves", "curves", curves),
         _block("Failed and missing", "failed", _failures(results)),
         _block("How it was measured", "measured", _settings(found) + _environment(results)),
     ]
@@ -111,9 +112,14 @@ def _overview_table(one: Overview) -> str:
     top = f"<tr><th rowspan=2>model</th><th rowspan=2>{escape(QUALITY_TITLE)}</th>{above}</tr>"
     rows = []
     for title, cells in one.rows:
-        texts = "".join(f"<td{' class=best' if best else ''}>{escape(text)}</td>" for text, best in cells)
+        texts = "".join(_short_cell(text, best) for text, best in cells)
         rows.append(f"<tr><th scope=row>{escape(title)}</th>{texts}</tr>")
     return f"<table class=overview><thead>{top}<tr>{below}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _short_cell(text: str, best: bool) -> str:
+    look = " class=best" if best else " class=mark" if text in MARKS else ""
+    return f"<td{look}>{escape(text)}</td>"
 
 
 def _section(section: Section) -> str:
@@ -166,19 +172,24 @@ def _correlation(panels: Sequence[Panel], figures: Figures) -> str:
     if not panels:
         return ""
     rows = [line for panel in panels for line in correlation_rows(panel)]
-    text = "".join(_figure(paths, title) for title, paths in figures.scatter.items())
+    drawn = [(f"{title}: error against Frechet distance", _vector(p)) for title, p in figures.scatter.items()]
+    text = "".join(_figure(path, title) for title, path in drawn)
     cells = "".join("<tr>" + "".join(f"<td>{escape(t)}</td>" for t in line) + "</tr>" for line in rows)
     head = "".join(f"<th>{name}</th>" for name in HEAD)
-    table = f"<table class=words><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>"
+    table = f'<table class="words numbers"><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>'
     how = "; ".join(dict.fromkeys(f"{p.domain}: {p.quality}" for p in panels))
     note = f"<p class=note>{HOW_TO_COMPARE} How the Frechet distance was measured: {escape(how)}.</p>"
     return note + text + _scrolling(table)
 
 
-def _figure(paths: Iterable[Path], title: str) -> str:
-    """The vector file where there is one, inline."""
-    path = max(paths, key=lambda p: p.suffix == ".svg")
-    return f"<figure>{_image(path, title)}<figcaption>{escape(title)}</figcaption></figure>\n"
+def _figure(path: Path, title: str) -> str:
+    """A picture with its title; where the screen is too narrow for it, it scrolls by itself."""
+    picture = _scrolling(_image(path, title))
+    return f"<figure>{picture}<figcaption>{escape(title)}</figcaption></figure>\n"
+
+
+def _vector(paths: Iterable[Path]) -> Path:
+    return max(paths, key=lambda path: path.suffix == ".svg")
 
 
 def _image(path: Path, title: str) -> str:
@@ -193,12 +204,8 @@ curve.</p>"""
 
 def _grids(figures: Figures) -> str:
     sheets = [path for path in figures.grids if path.stem != "qualitative"]
-    text = "".join(_wide_figure(path, path.stem.removeprefix("qualitative-")) for path in sheets)
+    text = "".join(_figure(path, f"maps: {path.stem.removeprefix('qualitative-')}") for path in sheets)
     return HOW_TO_LOOK + text if text else ""
-
-
-def _wide_figure(path: Path, title: str) -> str:
-    return f"<figure>{_scrolling(_image(path, f'maps: {title}'))}<figcaption>{escape(title)}</figcaption></figure>\n"
 
 
 def _failures(results: Results) -> str:

@@ -60,7 +60,7 @@ def read_maps(store: Path, relative: str) -> dict[str, NDArray[Any]]:
     """Arrays (k c h w) of one maps file; raises UserError if it is missing or broken."""
     path = store / relative
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in ARRAYS}
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         wrong = f"it cannot be read: {type(error).__name__}: {error}"

@@ -6,8 +6,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from .correlation import correlation_markdown, find_panels
-from .formats import markdown_text, overview, write
-from .gather import MARKS, gather, model_facts
+from .formats import markdown_text, marks_words, overview, write
+from .gather import gather, model_facts
 from .reading import Results, read_store
 from .table import sections
 
@@ -42,13 +42,12 @@ FILES = ("table.md", "table.csv", "expanded.csv", "index.html")
 
 def _store(root: Path, results: Results) -> str:
     groups, facts = gather(results), model_facts(results)
-    marks = "; ".join(f"`{mark}` {what}" if mark else f"blank: {what}" for mark, what in MARKS.items())
     parts = [
         f"## {markdown_text(results.title)}",
         markdown_text(results.question),
         f"{len(results.done)} of {len(results.planned)} cells measured, {len(results.failed)} failed.",
         overview(sections(groups, facts)),
-        f"Means over seeds; an asterisk: seeds are missing; bold: the best trained model; {marks}.",
+        f"Means over seeds; an asterisk: seeds are missing; bold: the best trained model; {marks_words()}.",
         f"With intervals and controls: {_links(root, results, FILES)}.",
         "### Frechet distance and accuracy",
         correlation_markdown(find_panels(groups, facts)),

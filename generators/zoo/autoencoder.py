@@ -74,7 +74,9 @@ def train_autoencoder(rgb: np.ndarray, folder: Path, budget: Budget, device: str
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         return {"loss": l1 + 4 * mse + KL_WEIGHT * kl, "l1": l1, "mse": mse, "kl": kl}
 
-    run = Run(network, loss, budget.steps, budget.batch, warmup_then_linear_decay(RATE, 100, budget.steps), seed=11)
+    run = Run(
+        network, loss, budget.steps, budget.batch, warmup_then_linear_decay(RATE, 100, budget.steps), seed=11
+    )
     train(run, folder / "training", device)
     network.register_to_config(scaling_factor=measure_scale(network, rgb[:512], device))
     network.half().save_pretrained(folder / "vae")

@@ -6,6 +6,7 @@ gamma 5), a constant learning rate and averaged weights: stages differ in traini
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,10 +125,10 @@ def train_unet(
         error = (out - noise.to(device)).square().mean((1, 2, 3))
         return {"loss": (error * weights[t].to(device)).mean(), "mse": error.mean()}
 
-    stages = {
-        step: (lambda average, name=name: keep(name, average))
-        for name, step in stage_steps(budget).items()
+    stages: dict[int, Callable[[nn.Module], None]] = {
+        step: partial(keep, name) for name, step in stage_steps(budget).items()
     }
-    run = Run(network, loss, budget.steps, budget.batch, warmup(RATE, 200), seed=20, ema=HALF_LIFE, stages=stages)
+    run = Run(
+        network, loss, budget.steps, budget.batch, warmup(RATE, 200), seed=20, ema=HALF_LIFE, stages=stages
+    )
     train(run, folder, device)
-

@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-
 from .diffusion import SCHEDULE
 
 LAST = "s5"
@@ -48,5 +47,3 @@ def write_index(folder: Path) -> None:
     index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": diffusers.__version__}
     index |= {"requires_safety_checker": False} | parts
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-
-

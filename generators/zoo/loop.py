@@ -111,9 +111,7 @@ def train(run: Run, folder: Path, device: str = "cpu", every: float = 120.0) -> 
     network = run.network.to(device).train()
     average = copy.deepcopy(network).eval().requires_grad_(False) if run.ema else network
     parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        parameters, lr=run.rate(0), betas=run.betas, weight_decay=run.weight_decay
-    )
+    optimizer = torch.optim.AdamW(parameters, lr=run.rate(0), betas=run.betas, weight_decay=run.weight_decay)
     checkpoint, first = folder / "state.pt", 0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -153,7 +151,7 @@ def train(run: Run, folder: Path, device: str = "cpu", every: float = 120.0) -> 
         if done in run.stages:
             run.stages[done](average)
         if done % 50 == 0 or done == run.steps:
-            line = {"step": done, "pictures": done * run.batch}
+            line: dict[str, float] = {"step": done, "pictures": done * run.batch}
             line |= {name: round(float(value.detach()), 5) for name, value in terms.items()}
             line["seconds"] = round(time.monotonic() - started, 1)
             with (folder / "log.jsonl").open("a") as log:
@@ -168,5 +166,5 @@ def train(run: Run, folder: Path, device: str = "cpu", every: float = 120.0) -> 
 def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
     for mean, value in zip(average.parameters(), network.parameters(), strict=True):
         mean.lerp_(value, 1 - decay)
-    for mean, value in zip(average.buffers(), network.buffers(), strict=True):
-        mean.copy_(value)
+    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
+        kept.copy_(current)

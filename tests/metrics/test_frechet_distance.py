@@ -97,15 +97,26 @@ def test_it_agrees_with_sqrtm() -> None:
     assert trace_of_root(c1, c2) == pytest.approx(np.trace(sqrtm(c1 @ c2)).real, rel=1e-12)
 
 
-@pytest.mark.parametrize(("n", "m", "d"), [(5, 8, 30), (8, 5, 30), (6, 200, 30), (2, 2, 10)])
-def test_rank_deficient_covariances_are_exact(n: int, m: int, d: int) -> None:
+def from_features(x: np.ndarray, y: np.ndarray) -> float:
     """tr (S1 S2)^(1/2) is the sum of singular values of X1 X2', centered and scaled: no null space enters."""
-    x, y = draw(9, n, d), draw(10, m, d) * 3 + 1
     c1, c2 = ((f - f.mean(0)) / np.sqrt(len(f) - 1) for f in (x, y))
     root = np.linalg.svd(c1 @ c2.T, compute_uv=False).sum()
-    exact = ((x.mean(0) - y.mean(0)) ** 2).sum() + (c1**2).sum() + (c2**2).sum() - 2 * root
+    return float(((x.mean(0) - y.mean(0)) ** 2).sum() + (c1**2).sum() + (c2**2).sum() - 2 * root)
+
+
+@pytest.mark.parametrize(("n", "m", "d"), [(5, 8, 30), (8, 5, 30), (6, 200, 30), (2, 2, 10)])
+def test_rank_deficient_covariances_are_exact(n: int, m: int, d: int) -> None:
+    x, y = draw(9, n, d), draw(10, m, d) * 3 + 1
     found = frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y))
-    assert found == pytest.approx(exact, rel=1e-12)
+    assert found == pytest.approx(from_features(x, y), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", range(30, 36))
+def test_dependent_features_are_exact_though_cholesky_may_pass_them(name: int) -> None:
+    x, y = draw(name, 100, 40), draw(name + 10, 120, 40)
+    x[:, 20], x[:, 39] = x[:, 3] - x[:, 4], x[:, 0] + x[:, 1]
+    found = frechet_distance(FeatureStatistics.of(x), FeatureStatistics.of(y))
+    assert found == pytest.approx(from_features(x, y), rel=1e-12)
 
 
 def test_dead_features_and_equal_sets_are_at_zero() -> None:

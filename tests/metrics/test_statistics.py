@@ -79,8 +79,8 @@ def test_clusters_are_drawn_together() -> None:
 
 def test_clusters_of_unequal_size_weigh_by_their_pictures() -> None:
     """Two clusters, (0) and (3, 3): means of resamples are 0, 2 (both) or 3."""
-    found = bootstrap_interval([0, 3, 3], level=0.9, clusters=[7, 8, 8])
-    assert found.value == 2 and ends(found) == (0, 3)
+    wide, narrow = (bootstrap_interval([0, 3, 3], level, clusters=[7, 8, 8]) for level in (0.9, 0.4))
+    assert wide.value == 2 and ends(wide) == (0, 3) and ends(narrow) == (2, 2)
 
 
 @pytest.mark.parametrize("kind", ["percentile", "bca"])
@@ -168,9 +168,9 @@ def test_exact_p_of_a_perfect_order_is_two_of_all_orders(n: int, p: float) -> No
 
 @pytest.mark.parametrize("ties", [False, True])
 def test_exact_p_is_a_count_over_all_orders(ties: bool) -> None:
-    x, y = draw(16, 6), draw(17, 6)
+    x, y = draw(16, 5), draw(17, 5)
     if ties:
-        x, y = np.array([1.0, 1, 2, 3, 4, 4]), np.array([2.0, 1, 2, 3, 3, 5])
+        x, y = np.array([1.0, 1, 2, 3, 4]), np.array([2.0, 1, 2, 3, 3])
     found = correlation(x, y, **FEW)
     for name, theirs in SCIPY.items():
         observed = abs(theirs(x, y)[0]) - 1e-12
@@ -212,7 +212,7 @@ def test_interval_of_a_correlation_is_scipys_over_pairs() -> None:
     np.testing.assert_allclose([found.pearson.low, found.pearson.high], theirs, atol=0.06 * width)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.integers(3, 7), st.integers(0, 1000), st.floats(1e-150, 1e150), st.floats(-10, 10))
 def test_units_do_not_matter_and_order_does_not(n: int, name: int, factor: float, shift: float) -> None:
     x, y = draw(name, n), draw(name + 5000, n)

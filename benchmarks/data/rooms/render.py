@@ -100,12 +100,13 @@ def _unit(v: Vector) -> Vector:
     return v[0] * scale, v[1] * scale, v[2] * scale
 
 
-def _normal_of(shape: int, p: Vector, size: Tensor, turn: Tensor) -> Vector:
-    """Outward unit normal at a point p of the surface, relative to the center."""
+def _normal_of(shape: int, p: Vector, d: Vector, size: Tensor, turn: Tensor) -> Vector:
+    """Outward unit normal at a point p, relative to the center, of the face the ray d came in by."""
     if shape == 0:
         return _unit(p)
     if shape == 2:
-        cap = (p[1].abs() / size[:, 1:2]) > 1 - 1e-4
+        away = p[0] * d[0] + p[2] * d[2] >= 0  # at the rim: the side seen from inside is the cap
+        cap = away | ((p[1].abs() / size[:, 1:2] > 1 - 1e-4) & (p[1] * d[1] < 0))
         zero = torch.zeros_like(p[0])
         side = _unit((p[0], zero, p[2]))
         return (
@@ -113,8 +114,9 @@ def _normal_of(shape: int, p: Vector, size: Tensor, turn: Tensor) -> Vector:
             torch.where(cap, p[1].sign(), zero),
             torch.where(cap, zero, side[2]),
         )
-    q = _turned(p, turn)
-    ratio = [q[i].abs() / size[:, i : i + 1] for i in range(3)]
+    q, e = _turned(p, turn), _turned(d, turn)
+    # Only faces turned towards the ray count, so that rounding at an edge picks none seen from behind.
+    ratio = [torch.where(q[i] * e[i] < 0, q[i].abs() / size[:, i : i + 1], -1.0) for i in range(3)]
     x = (ratio[0] >= ratio[1]) & (ratio[0] >= ratio[2])
     y = ~x & (ratio[1] >= ratio[2])
     local = (
@@ -132,8 +134,7 @@ class _Hit:
         low = (-half[:, 0:1], torch.zeros_like(half[:, 1:2]), -half[:, 2:3])
         high = _columns(half)
         far = [
-            (torch.where(d[i] >= 0, high[i], low[i]) - eye[i])
-            / torch.where(d[i].abs() < 1e-9, 1e-9, d[i])
+            (torch.where(d[i] >= 0, high[i], low[i]) - eye[i]) / torch.where(d[i].abs() < 1e-9, 1e-9, d[i])
             for i in range(3)
         ]
         far = [f.masked_fill_(f < 0, torch.inf) for f in far]
@@ -148,19 +149,17 @@ class _Hit:
         wall = torch.where(x, d[0] > 0, torch.where(y, 2 + (d[1] > 0).long(), 4 + (d[2] > 0).long()))
         self.surface = wall
 
-    def add(
-        self, rows: Tensor, shape: int, k: int, eye: Vector, d: Vector, scene: "_Planes"
-    ) -> None:
+    def add(self, rows: Tensor, shape: int, k: int, eye: Vector, d: Vector, scene: "_Planes") -> None:
         center, size, turn = scene.center[rows, k], scene.size[rows, k], scene.turn[rows, k]
         c = _columns(center)
         o = tuple(eye[i][rows] - c[i] for i in range(3))
         ray = tuple(d[i][rows] for i in range(3))
-        t = _INTERSECT[shape](o, ray, size, turn)[0]  # type: ignore[arg-type]
+        t = _INTERSECT[shape](o, ray, size, turn)[0]
         best = self.t[rows]
         seen = (t > 1e-3) & (t < best)
         t = torch.where(seen, t, best)
         point = tuple(o[i] + t * ray[i] for i in range(3))
-        normal = _normal_of(shape, point, size, turn)  # type: ignore[arg-type]
+        normal = _normal_of(shape, point, ray, size, turn)  # type: ignore[arg-type]
         self.t[rows] = t
         for i in range(3):
             self.n[i][rows] = torch.where(seen, normal[i], self.n[i][rows])
@@ -272,7 +271,7 @@ def _received(
         for slot, shape, rows, local in chosen:
             c, size, turn = scene.center[rows, slot], scene.size[rows, slot], scene.turn[rows, slot]
             o = tuple(start[i][local] - c[:, i : i + 1] for i in range(3))
-            near, far = _INTERSECT[shape](o, tuple(v[local] for v in d), size, turn)  # type: ignore[arg-type]
+            near, far = _INTERSECT[shape](o, tuple(v[local] for v in d), size, turn)
             value[local] = value[local].masked_fill((near < 1) & (far > 1e-3), 0.0)
         result += value
     return result / len(_SAMPLES)
@@ -281,7 +280,7 @@ def _received(
 def _render(scenes: Scenes, size: int, device: torch.device) -> dict[str, Tensor]:
     scene = _Planes(scenes, device)
     eye = _columns(scene.eye)
-    d, x, y = _rays(scene, size)
+    d = _rays(scene, size)[0]
     hit = _Hit(eye, d, scene.half)
     for k, shape, rows in scene.groups():
         hit.add(rows, shape, k, eye, d, scene)
@@ -304,9 +303,7 @@ def _render(scenes: Scenes, size: int, device: torch.device) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def render(
-    split: str, indices: Sequence[int], size: int = 64, device: str | torch.device = "cpu"
-) -> Rooms:
+def render(split: str, indices: Sequence[int], size: int = 64, device: str | torch.device = "cpu") -> Rooms:
     """Render scenes of a split.
 
     Args:
@@ -320,7 +317,8 @@ def render(
     """
     if size < 1 or not len(indices) or min(indices) < 0:
         raise ValueError(f"rooms need size >= 1 and indices >= 0, got size {size}, {list(indices)[:5]}")
-    parts, captions = [], []
+    parts: list[dict[str, Tensor]] = []
+    captions: list[str] = []
     for start in range(0, len(indices), _BATCH):
         scenes = scene_parameters(split, indices[start : start + _BATCH])
         parts.append(_render(scenes, size, torch.device(device)))

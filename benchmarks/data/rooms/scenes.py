@@ -116,9 +116,7 @@ def _objects(
     forward = forward / np.linalg.norm(forward, axis=1, keepdims=True)
     right = np.stack([-forward[:, 1], forward[:, 0]], 1)
     distance = _between(u[..., 6], 1.3, 4.0)[..., None]
-    floor = eye[:, None, [0, 2]] + distance * (
-        forward[:, None] + lateral[..., None] * right[:, None]
-    )
+    floor = eye[:, None, [0, 2]] + distance * (forward[:, None] + lateral[..., None] * right[:, None])
     limit = half[:, None, [0, 2]] - 0.7
     floor = np.clip(floor, -limit, limit)
     lift = np.where((shape == 0) & (u[..., 7] < 0.4), u[..., 8] * 1.2, 0.0)
@@ -134,7 +132,10 @@ def _hue(u: np.ndarray, saturation: np.ndarray) -> np.ndarray:
     return 1 - saturation[..., None] * (1 - np.clip(wheel, 0, 1))
 
 
-def _lights(u: np.ndarray, half: np.ndarray) -> tuple[np.ndarray, ...]:
+def _lights(
+    u: np.ndarray, half: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Position, radius, power, ambient and exposure: fields of Scenes."""
     b = len(u)
     count = 1 + np.floor(u[:, 0] * MAX_LIGHTS).astype(int)
     ambient = _hue(u[:, 1], 0.6 * u[:, 2]) * _between(u[:, 3], 0.02, 0.10)[:, None]
@@ -205,7 +206,25 @@ def scene_parameters(split: str, indices: Sequence[int]) -> Scenes:
     eye, axes, tangent = _camera(_stack(split, indices, "camera", 8), half)
     objects = _stack(split, indices, "objects", 1 + 10 * MAX_OBJECTS)
     shape, center, size, turn = _objects(objects, half, eye, axes, tangent)
-    light = _lights(_stack(split, indices, "lights", 5 + 8 * MAX_LIGHTS), half)
+    light, radius, power, ambient, exposure = _lights(
+        _stack(split, indices, "lights", 5 + 8 * MAX_LIGHTS), half
+    )
     table, pattern, color = _materials(_stack(split, indices, "materials", 1 + 16 * SURFACES))
     captions = tuple(_caption(s, c, int(p[2])) for s, c, p in zip(shape, color, pattern, strict=True))
-    return Scenes(half, eye, axes, tangent, shape, center, size, turn, *light, table, captions)
+    return Scenes(
+        half,
+        eye,
+        axes,
+        tangent,
+        shape,
+        center,
+        size,
+        turn,
+        light,
+        radius,
+        power,
+        ambient,
+        exposure,
+        table,
+        captions,
+    )
