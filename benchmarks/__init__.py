@@ -5,6 +5,7 @@ record = run(make_cell("sd.rooms64-s5", "normal", "lora", {"steps": 100}), store
 record.scores, record.maps, record.adapter
 """
 
+from . import methods as _methods  # noqa: F401 (registers them)
 from .cell import Cell as Cell
 from .cell import Record as Record
 from .plan import plan as plan

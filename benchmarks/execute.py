@@ -107,9 +107,9 @@ def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -
         record.scores, record.details = result
     else:
         _probe(cell, here, store, clock, record)
-    record.seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 3)} | record.seconds
+    record.seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 3)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    record.environment = environment(device) | {"peak_memory_mib": round(peak), "pid": os.getpid()}
+    record.environment |= environment(device) | {"peak_memory_mib": round(peak), "pid": os.getpid()}
     if cell.model != NO_MODEL:
         from generators import registry
 
@@ -159,7 +159,7 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
     record.parameters = {"trainable": probe.parameters, "total": total}
     record.details = probe.details
     if probe.steps_per_second is not None:
-        record.seconds["steps_per_second"] = round(probe.steps_per_second, 3)
+        record.environment["steps_per_second"] = round(probe.steps_per_second, 3)
 
 
 def _score(cell: Cell, prediction: Tensor, test: Examples, record: Record) -> None:

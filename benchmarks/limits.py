@@ -25,6 +25,7 @@ RANGES: Mapping[str, tuple[float, float | None]] = {
     "rank": (1, None),
     "patch": (1, None),
     "samples": (2, None),
+    "reference": (2, None),
     "guidance": (0, None),
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {

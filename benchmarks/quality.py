@@ -21,7 +21,6 @@ from .predictors.rooms import RoomsNetwork, load_rooms_network
 from .session import Session
 
 EXTRACTOR = "rooms supervised network, bottleneck mean, 128 features"
-REFERENCE = 4096  # renders the samples are compared with
 SEED = 1_000_000  # sample i has the seed SEED + i, in every cell
 BATCH = 32
 
@@ -36,13 +35,17 @@ def _eight_bit(pictures: Tensor) -> Tensor:
 
 
 def reference_features(cell: Cell, here: Session, network: RoomsNetwork) -> Tensor:
-    """Features (REFERENCE, f) of the split `reference`, computed once."""
-    key = {"kind": "features", "extractor": EXTRACTOR, "world": cell.world, "size": cell.size, "n": REFERENCE}
+    """Features (reference, f) of the split `reference`, computed once."""
+    count = int(cell.options["reference"])
+    key = {"kind": "features", "extractor": EXTRACTOR, "world": cell.world, "size": cell.size, "n": count}
 
     def compute() -> dict[str, Tensor]:
         parts = [
-            _features(network, load_pictures(cell.data, "reference", range(s, s + 256), cell.size).pictures)
-            for s in range(0, REFERENCE, 256)
+            _features(
+                network,
+                load_pictures(cell.data, "reference", range(s, min(s + 256, count)), cell.size).pictures,
+            )
+            for s in range(0, count, 256)
         ]
         return {"features": torch.cat(parts)}
 
@@ -90,7 +93,7 @@ def measure(
     pair = [FeatureStatistics(reference.shape[1]), FeatureStatistics(samples.shape[1])]
     for statistics, features in zip(pair, (samples, reference), strict=True):
         statistics.update(features)
-    size = min(500, len(samples))
+    size = min(500, len(samples), len(reference))
     kernel = kernel_distance(samples, reference, subsets=50, subset_size=size, seed=2020)
     scores = {
         "frechet_distance": float(frechet_distance(*pair)),
@@ -98,7 +101,7 @@ def measure(
     }
     details = {
         "samples": len(samples),
-        "reference": REFERENCE,
+        "reference": len(reference),
         "extractor": EXTRACTOR,
         "kernel_std": float(kernel.std),
         "feature_spread": float(np.trace(np.cov(reference.T))),

@@ -208,7 +208,7 @@ class Runner:
     def left(self) -> float:
         """Expected seconds to the finish, worked out once a second."""
         now = time.monotonic()
-        if now - self._left[0] > 1:
+        if now - self._left[0] > 1 or not (self.queue or self._busy()):
             cells = [(cell, 0.0) for cell in self.queue.cells() + self.waiting]
             cells += [(hand.cell, hand.share) for hand in self.hands if hand.cell]
             work = sum(self.expected.seconds(cell) * (1 - share) for cell, share in cells)

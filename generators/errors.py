@@ -29,4 +29,4 @@ def unknown(kind: str, name: str, known: Iterable[str], todo: str = "") -> UserE
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     listed = ", ".join(names[:30]) + (f", and {len(names) - 30} more" if len(names) > 30 else "")
     mean = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
-    return UserError(f"{kind} {name!r}", f"there is no {kind} of this name", f"{mean}known: {listed}", todo)
+    return UserError(f"{kind} {name!r}", f"there is no {kind} of this name", f"{mean}{listed}", todo)

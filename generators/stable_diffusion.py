@@ -158,11 +158,14 @@ def _digest(spec: GeneratorSpec, parts: Sequence[str], without_weights: str = ""
 
 
 def identity(spec: GeneratorSpec) -> str:
-    """Hash of all a model is loaded from; of a randomly initialized UNet only the configuration is read."""
-    seed = spec.options.get("random_seed")
+    """Hash of all a model is loaded from, and the timestep it is asked at unless a cell says otherwise.
+
+    Of a randomly initialized UNet only the configuration is read.
+    """
+    seed, timestep = spec.options.get("random_seed"), spec.options.get("timestep", spec.diffusion_steps - 1)
     if seed is None:
-        return _digest(spec, _parts(spec))
-    return f"{_digest(spec, _parts(spec), without_weights=spec.options['unet'])}-seed{seed}"
+        return f"{_digest(spec, _parts(spec))}-t{timestep}"
+    return f"{_digest(spec, _parts(spec), without_weights=spec.options['unet'])}-seed{seed}-t{timestep}"
 
 
 def frozen_identity(spec: GeneratorSpec) -> str:
@@ -283,7 +286,7 @@ class SingleStep:
         self.vae = vae.to(device).eval().requires_grad_(False)
         self.text_encoder = text_encoder.to(device).eval().requires_grad_(False)
         self.scale: float = vae.config.scaling_factor
-        self.timestep: int = spec.options.get("timestep", schedule.config.num_train_timesteps - 1)
+        self.timestep: int = spec.options.get("timestep", spec.diffusion_steps - 1)
         self._texts: dict[str, Tensor] = {}
 
     def text(self, prompt: str) -> Tensor:

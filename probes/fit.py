@@ -119,6 +119,9 @@ class TrainedProbe:
         self.generator, self.intrinsic = task.model, task.intrinsic
         self.parameters = sum(p.numel() for p in parameters)
         self.details, self.steps_per_second = train(task, parameters)
+        held = task.validation
+        error = task.intrinsic.error(self.predict(held), held.maps[task.intrinsic.name], held.mask)
+        self.details["validation_error"] = float(error)  # for choosing options, never the test error
 
     def predict(self, examples: Examples) -> Tensor:
         """Maps (n c h w) in natural units."""

@@ -69,14 +69,13 @@ METHODS: dict[str, Method] = {
     "pixels": Method(
         "probes.controls:fit_pixels", {"patch": 5}, "picture", "RGB patch + position", control=True
     ),
-    "supervised": Method("benchmarks.predictors.rooms:fit", {}, "picture", "supervised", control=True),
-    "frechet": Method(
-        "benchmarks.quality:measure",
-        {"samples": 2048, "steps": 20, "guidance": 2.0},
-        "samples",
-        "Frechet distance",
-    ),
 }
+
+
+def register(name: str, added: Method) -> None:
+    """Add a method of another package; raises ValueError if the name is taken by another one."""
+    if METHODS.setdefault(name, added) != added:
+        raise ValueError(f"the method {name!r} exists: {METHODS[name]}")
 
 
 def method(name: str) -> Method:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .loop import Budget, Run, train, warmup, world
 
-CPU_BUDGET = Budget(steps=4000, batch=64)
+CPU_BUDGET = Budget(steps=3000, batch=64)
 GPU_BUDGET = Budget(steps=60_000, batch=256)
 STAGES = (0.02, 0.10, 0.30, 0.60, 1.0)  # shares of the training at which a stage is kept
 RATE = 8e-4

@@ -137,10 +137,10 @@ def write_maps(store: Path, r: Record, pictures: int = 3, h: int = 64) -> None:
     r.maps = f"maps/{c.hash}.npz"
 
 
-def cells(seeds: int = 3) -> Iterator[Cell]:
+def cells(seeds: int = 3, intrinsics: tuple[str, ...] = INTRINSICS) -> Iterator[Cell]:
     """A suite like rooms.toml, with a family of another domain beside it."""
     stages = [f"sd.rooms64-{s}" for s in STAGES]
-    for intrinsic in INTRINSICS:
+    for intrinsic in intrinsics:
         for method in ("constant", "pixels", "supervised"):
             yield cell(NO_MODEL, intrinsic, method)
         for model in stages:
@@ -186,10 +186,10 @@ def write_record(store: Path, r: Record) -> Path:
     return path
 
 
-def build_store(store: Path, seeds: int = 3, maps: bool = True) -> Path:
+def build_store(store: Path, seeds: int = 3, intrinsics: tuple[str, ...] = INTRINSICS) -> Path:
     """A whole store: LoRA failed for the shading of s1 and is missing for the depth of s2."""
     store.mkdir(parents=True, exist_ok=True)
-    planned = list(cells(seeds))
+    planned = list(cells(seeds, intrinsics))
     write_suite(store, planned)
     for c in planned:
         asked = (c.model, c.intrinsic, c.method)
@@ -202,7 +202,7 @@ def build_store(store: Path, seeds: int = 3, maps: bool = True) -> Path:
             write_record(store, failed)
             continue
         r = record(c)
-        if maps and c.seed == 0 and r.per_image and c.method != "ceiling":
+        if c.seed == 0 and r.per_image and c.method != "ceiling":
             write_maps(store, r)
         write_record(store, r)
     return store

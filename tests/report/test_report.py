@@ -1,10 +1,11 @@
-"""Reports of synthetic stores: what is in the files, what is refused, and that a second run writes the same."""
+"""Reports of synthetic stores: what is in the files, what is refused, the same bytes the second time."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_store(tmp_path_factory.mktemp("results") / "synthetic")
+    return build_store(tmp_path_factory.mktemp("results") / "synthetic", intrinsics=("normal", "depth"))
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_the_table_holds_the_means_and_intervals_of_the_records(store: Path, rep
 
 def test_the_best_of_a_column_is_marked_and_is_never_a_control(report: Path) -> None:
     best = [r for r in lines(report / "table.csv") if r["best"] == "1" and r["data"] == "rooms"]
-    assert len(best) == 12
+    assert len(best) == 6
     assert {r["block"] for r in best} == {"models"}
     assert {r["title"] for r in best} == {"SD rooms, 100% trained"}
 
@@ -239,7 +240,7 @@ def test_the_page_is_one_file_without_script_or_request(report: Path) -> None:
     tags = Tags()
     tags.feed((report / "index.html").read_text(encoding="utf-8"))
     assert tags.counts["script"] == tags.counts["iframe"] == 0
-    assert tags.counts["img"] >= 4 + 5 + 8
+    assert tags.counts["img"] == 2 + 5 + 4
     assert all(address.startswith("data:") for address in tags.addresses)
 
 
@@ -253,7 +254,8 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     for c in cells[:-1]:
         made = record(c)
         made.generator |= {"title": c.model, "family": "x", "domain": "<b>d</b>"}
-        write_maps(store, made) if c.method == "lora" else None
+        if c.method == "lora":
+            write_maps(store, made)
         write_record(store, made)
     write_record(store, Record(cells[-1], "failed", reason="<img src=https://example.org/x>"))
     write_report(store, tmp_path / "out")
@@ -266,18 +268,15 @@ def test_names_are_escaped_everywhere(tmp_path: Path) -> None:
     assert r"\textbar{}a\_b\$\%\&\textbackslash{}\#" in latex
     markdown = (tmp_path / "out/table.md").read_text()
     assert "<script>" not in markdown
-    widths = {
-        line.replace("\\|", "").count("|")
-        for line in markdown.split("## With")[0].splitlines()
-        if "|" in line
-    }
-    assert len(widths) == 1
+    rows = [line.replace("\\|", "") for line in markdown.split("## With")[0].splitlines() if line[:2] == "| "]
+    assert len(rows) == 4
+    assert len({row.count("|") for row in rows}) == 1
 
 
 def test_latex_tables_are_balanced(report: Path) -> None:
     text = (report / "table.tex").read_text(encoding="utf-8")
     for one in ("table", "tabular"):
-        assert text.count(rf"\begin{{{one}}}") == text.count(rf"\end{{{one}}}") == 8
+        assert text.count(rf"\begin{{{one}}}") == text.count(rf"\end{{{one}}}") == 4
     bare = text.replace(r"\{", "").replace(r"\}", "")
     assert bare.count("{") == bare.count("}")
     assert all(ord(letter) < 128 for letter in text)
@@ -308,7 +307,7 @@ def test_a_corrupt_record_is_named(tmp_path: Path) -> None:
     store = small_store(tmp_path / "s", [cell("sd.rooms64-s5", "normal", "lora")])
     path = next((store / "records").iterdir())
     path.write_text(path.read_text()[:200])
-    with pytest.raises(UserError, match=path.name):
+    with pytest.raises(UserError, match=re.escape(path.name)):
         write_report(store, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -324,17 +323,17 @@ def test_a_record_under_a_foreign_name_is_refused(tmp_path: Path) -> None:
 def test_mixed_protocols_are_refused_by_name(tmp_path: Path) -> None:
     one = cell("sd.rooms64-s5", "normal", "lora")
     store = small_store(tmp_path / "s", [one, one.with_(protocol=2)])
-    with pytest.raises(UserError, match="protocol 1: sd.rooms64-s5.*protocol 2: sd.rooms64-s5"):
+    with pytest.raises(UserError, match=r"protocol 1: sd\.rooms64-s5.*protocol 2: sd\.rooms64-s5"):
         write_report(store, tmp_path / "out")
 
 
 def test_a_corrupt_suite_file_and_an_empty_folder_are_named(tmp_path: Path) -> None:
     store = small_store(tmp_path / "s", [cell("sd.rooms64-s5", "normal", "lora")])
     (store / "suite.json").write_text('{"cells": [{"model": "a"}], "name": "x"}')
-    with pytest.raises(UserError, match="suite.json"):
+    with pytest.raises(UserError, match=r"suite\.json"):
         terminal_table(store)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="neither suite.json nor records"):
+    with pytest.raises(UserError, match=r"neither suite\.json nor records"):
         terminal_table(tmp_path / "empty")
 
 
@@ -342,10 +341,10 @@ def test_missing_or_broken_maps_are_named(tmp_path: Path) -> None:
     store = small_store(tmp_path / "s", [cell("sd.rooms64-s5", "normal", "lora")], maps=True)
     path = next((store / "maps").iterdir())
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(UserError, match=path.name):
+    with pytest.raises(UserError, match=re.escape(path.name)):
         write_report(store, tmp_path / "out")
     np.savez(path, picture=np.zeros(1))
-    with pytest.raises(UserError, match=path.name):
+    with pytest.raises(UserError, match=re.escape(path.name)):
         write_report(store, tmp_path / "out")
 
 

@@ -1,0 +1,136 @@
+"""One cell from beginning to end on the embedded world: scores, maps, adapter, caches, repetition."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import Record, make_cell, run
+from benchmarks.cache import Cache
+from benchmarks.execute import execute
+from benchmarks.session import Session
+from benchmarks.store import Store
+from generators.errors import UserError
+from probes.intrinsics import INTRINSICS
+
+SMALL = {"train": 12, "validation": 4, "test": 6}
+
+
+def done(cell, folder: Path) -> Record:  # type: ignore[no-untyped-def]
+    store = Store(folder)
+    store.prepare()
+    return execute(cell, store, lambda share, phase: None)
+
+
+@pytest.mark.parametrize(
+    ("model", "intrinsic", "method", "options"),
+    [
+        ("none", "normal", "constant", {}),
+        ("none", "albedo", "pixels", {"patch": 3}),
+        ("none", "depth", "supervised", {}),
+        ("sd.rooms64-s5", "shading", "ceiling", {}),
+        ("sd.rooms64-s1", "depth", "linear", {}),
+        ("sd.rooms64-s1", "normal", "lora", {"steps": 2, "batch": 4}),
+        ("sd.rooms64-random", "normal", "lora", {"steps": 2, "batch": 4, "variant": "dora", "noise": 0.5}),
+        ("sd.rooms64-s1", "albedo", "finetune", {"steps": 2, "batch": 4, "timestep": 10}),
+    ],
+)
+def test_every_method_gives_a_full_record_and_the_same_one_twice(
+    tmp_path: Path, model: str, intrinsic: str, method: str, options: dict[str, object]
+) -> None:
+    cell = make_cell(model, intrinsic, method, options, **SMALL)
+    record = done(cell, tmp_path / "a")
+    assert record.status == "done" and all(np.isfinite(list(record.scores.values())))
+    assert all(len(values) == 6 for values in record.per_image.values())
+    assert {"trainable", "total"} <= record.parameters.keys() and record.seconds["total"] > 0
+    assert record.environment["implementation"] and record.environment["torch"] == torch.__version__
+    assert (record.generator.get("name") == model) == (model != "none")
+    with np.load(tmp_path / "a" / str(record.maps), allow_pickle=False) as maps:
+        assert maps["prediction"].shape == maps["truth"].shape and maps["error"].shape[1] == 1
+        assert maps["picture"].dtype == np.uint8
+    assert (tmp_path / "a" / str(record.adapter)).is_dir()
+    assert done(cell, tmp_path / "b").outcome() == record.outcome()
+
+
+def test_a_run_from_python(tmp_path: Path) -> None:
+    """The README's example."""
+    cell = make_cell("sd.rooms64-s5", "normal", "linear", train=12, validation=4, test=6)
+    record = run(cell, store=tmp_path)
+    assert 0 < record.scores["mean_angular_error"] < 90
+    assert (tmp_path / str(record.maps)).exists() and (tmp_path / str(record.adapter)).is_dir()
+
+
+def test_another_seed_trains_on_other_pictures_and_is_tested_on_the_same(tmp_path: Path) -> None:
+    session = Session(Cache(None))
+    cells = [make_cell("none", "depth", "constant", seed=seed, **SMALL) for seed in (0, 1)]
+    train = [session.pictures(cell, "train").pictures for cell in cells]
+    test = [session.pictures(cell, "test").pictures for cell in cells]
+    assert not torch.equal(*train) and torch.equal(*test)
+
+
+def test_frozen_parts_are_computed_once(tmp_path: Path) -> None:
+    cell = make_cell("sd.rooms64-s1", "normal", "lora", **SMALL)
+    first = Session(Cache(tmp_path)).examples(cell, "train", INTRINSICS["normal"])
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    assert len(files) == 3  # pictures, codes, targets
+    other = make_cell("sd.rooms64-s5", "normal", "lora", **SMALL)  # another stage, the same autoencoder
+    again = Session(Cache(tmp_path)).examples(other, "train", INTRINSICS["normal"])
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == files
+    assert torch.equal(first.code["latent"], again.code["latent"])
+    assert first.output is not None and again.output is not None and torch.equal(first.output, again.output)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not safetensors at all", None])
+def test_a_broken_cache_file_is_said_and_computed_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: bytes | None
+) -> None:
+    cache, key = Cache(tmp_path), {"kind": "test", "n": 1}
+    expected = cache.get(key, lambda: {"x": torch.arange(4)})
+    path = cache.path(key)
+    assert path is not None
+    path.write_bytes(path.read_bytes()[:-8] if damage is None else damage)
+    assert torch.equal(cache.get(key, lambda: {"x": torch.arange(4)})["x"], expected["x"])
+    assert "computed again" in capsys.readouterr().err
+    calls: list[int] = []
+    cache.get(key, lambda: calls.append(1) or {"x": torch.zeros(1)})  # type: ignore[func-returns-value]
+    assert not calls  # the mended file is used
+
+
+def test_a_file_of_another_key_is_not_used(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    cache.get({"kind": "test", "n": 1}, lambda: {"x": torch.zeros(1)})
+    one, two = (cache.path({"kind": "test", "n": n}) for n in (1, 2))
+    assert one is not None and two is not None
+    one.rename(two)
+    assert cache.get({"kind": "test", "n": 2}, lambda: {"x": torch.ones(1)})["x"] == 1
+
+
+def test_a_failing_method_leaves_the_next_cell_a_whole_model(tmp_path: Path) -> None:
+    good = make_cell("sd.rooms64-s1", "normal", "linear", **SMALL)
+    expected = done(good, tmp_path / "a").outcome()
+    with pytest.raises(UserError, match="at most"):
+        done(make_cell("sd.rooms64-s1", "normal", "lora", {"rank": 1000}, **SMALL), tmp_path / "b")
+    assert done(good, tmp_path / "c").outcome() == expected
+
+
+def test_weights_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None:
+    cell = make_cell("sd.rooms64-s1", "normal", "linear", **SMALL).with_(weights="0" * 16)
+    with pytest.raises(UserError, match="plans anew"):
+        done(cell, tmp_path)
+
+
+def test_frechet_distance_falls_with_training_and_names_its_extractor(tmp_path: Path) -> None:
+    options = {"samples": 64, "reference": 128, "steps": 4, "guidance": 1.0}
+    found = [
+        done(make_cell(f"sd.rooms64-{tag}", "none", "frechet", options), tmp_path) for tag in ("random", "s5")
+    ]
+    assert found[0].scores["frechet_distance"] > found[1].scores["frechet_distance"] > 0
+    assert "rooms supervised network" in found[0].details["extractor"]
+
+
+def test_maps_are_kept_without_pickles(tmp_path: Path) -> None:
+    record = done(make_cell("none", "normal", "constant", **SMALL), tmp_path)
+    raw = (tmp_path / str(record.maps)).read_bytes()
+    assert np.load(io.BytesIO(raw), allow_pickle=False)["truth"].dtype == np.float16
