@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .runner import Outcome
     from .suite import Suite
 
+LAZY = {"zoo": ".zoo", "distance": ".distance"}  # command -> module that has it, imported on demand
 USER_ERROR = 2  # exit status of what the user can mend, as of click's own usage errors
 
 
@@ -24,16 +26,14 @@ class Commands(click.Group):
     """The group of all commands; turns errors into four lines, or one, and an exit status."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """All names, `zoo` among them, whose module is imported only when it is needed."""
-        return [*super().list_commands(context), "zoo"]
+        """All names, also of commands whose module is imported only when it is needed."""
+        return [*super().list_commands(context), *LAZY]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """A command by name."""
-        if name != "zoo":
+        if name not in LAZY:
             return super().get_command(context, name)
-        from .zoo import zoo
-
-        command: click.Command = zoo
+        command: click.Command = getattr(importlib.import_module(LAZY[name], __package__), name)
         return command
 
     def invoke(self, context: click.Context) -> Any:
@@ -237,18 +237,15 @@ def _summary(suite: Suite, outcome: Outcome, place: Path) -> None:
 
 
 def _report(place: Path) -> None:
-    """Print the table of a store and write its report, and the overview of all stores beside it."""
+    """Print the table of a store and write its report."""
     from rich.console import Console
 
-    from .plan import RESULTS
-    from .report import terminal_table, write_report, write_results_readme
+    from .report import terminal_table, write_report
 
     Console().print(terminal_table(place))
     for path in write_report(place, place / "report"):
         if path.name == "index.html":
             click.echo(f"report: {path}")
-    if place.resolve().parent == RESULTS.resolve():
-        write_results_readme(RESULTS)
 
 
 def _stores(what: str | None) -> list[Path]:
@@ -264,8 +261,13 @@ def _stores(what: str | None) -> list[Path]:
 
 @main.command()
 @click.argument("suite_or_store", required=False)
-def report(suite_or_store: str | None) -> None:
-    """Write tables, figures and the page of one store, or of all below results/."""
+@click.option(
+    "--readme",
+    type=click.Path(path_type=Path, exists=True),
+    help="README whose part between <!-- results --> marks is filled with a short table.",
+)
+def report(suite_or_store: str | None, readme: Path | None) -> None:
+    """Write tables, figures and the page of one store, or of all below results/ with their README.md."""
     stores = _stores(suite_or_store)
     if not stores:
         raise UserError(
@@ -276,3 +278,12 @@ def report(suite_or_store: str | None) -> None:
         )
     for place in stores:
         _report(place)
+    if readme is not None:
+        from .report import fill_front_page
+
+        click.echo(f"filled: {fill_front_page(stores[0], readme)}")
+    if suite_or_store is None:
+        from .plan import RESULTS
+        from .report import write_results_readme
+
+        click.echo(f"overview: {write_results_readme(RESULTS)}")

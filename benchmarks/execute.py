@@ -30,7 +30,7 @@ from .session import Session
 from .store import Store, atomic, atomic_folder
 
 Progress = Callable[[float, str], None]
-KEPT_MAPS = 4  # test pictures whose maps a record keeps
+KEPT_MAPS = 2  # test pictures whose maps a record keeps
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "safetensors")
 
 

@@ -1,13 +1,28 @@
 """The methods that live above the probes: they need data, predictors or metrics. No torch is imported."""
 
+import hashlib
+from pathlib import Path
+
 from probes.methods import Method, register
 
-register("supervised", Method("benchmarks.predictors.rooms:fit", {}, "picture", "supervised", control=True))
+NETWORK = Path(__file__).parent / "predictors" / "rooms.safetensors"
+
+
+def network_hash() -> str:
+    """Which supervised network is installed: it decides its own maps and every Frechet distance."""
+    return hashlib.sha256(NETWORK.read_bytes()).hexdigest()[:12] if NETWORK.exists() else "missing"
+
+
+_network = network_hash()
+register(
+    "supervised",
+    Method("benchmarks.predictors.rooms:fit", {"network": _network}, "picture", "supervised", control=True),
+)
 register(
     "frechet",
     Method(
         "benchmarks.quality:measure",
-        {"samples": 2048, "reference": 4096, "steps": 12, "guidance": 1.0},
+        {"samples": 2048, "reference": 4096, "steps": 12, "guidance": 1.0, "network": _network},
         "samples",
         "Frechet distance",
     ),

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +24,8 @@ SEED = 1_000_000  # sample i has the seed SEED + i, in every cell
 BATCH = 32
 
 
-def _features(network: RoomsNetwork, pictures: Tensor) -> Tensor:
+def features_of(network: RoomsNetwork, pictures: Tensor) -> Tensor:
+    """Features (n, f) of pictures (n 3 h w) in [-1, 1]."""
     with torch.no_grad():
         return torch.cat([network.features(p) for p in pictures.split(BATCH)])
 
@@ -37,11 +37,17 @@ def _eight_bit(pictures: Tensor) -> Tensor:
 def reference_features(cell: Cell, here: Session, network: RoomsNetwork) -> Tensor:
     """Features (reference, f) of the split `reference`, computed once."""
     count = int(cell.options["reference"])
-    key = {"kind": "features", "extractor": EXTRACTOR, "world": cell.world, "size": cell.size, "n": count}
+    key = {
+        "kind": "features",
+        "network": cell.options["network"],
+        "world": cell.world,
+        "size": cell.size,
+        "n": count,
+    }
 
     def compute() -> dict[str, Tensor]:
         parts = [
-            _features(
+            features_of(
                 network,
                 load_pictures(cell.data, "reference", range(s, min(s + 256, count)), cell.size).pictures,
             )
@@ -70,7 +76,7 @@ def sample_features(
         sampled = generator.sample(
             [SEED + i for i in rows], captions[rows.start : rows.stop], **_sampler(cell)
         )
-        found.append(_features(network, _eight_bit(sampled.images.cpu())))
+        found.append(features_of(network, _eight_bit(sampled.images.cpu())))
         progress(rows.stop / count)
     return torch.cat(found)
 
@@ -83,27 +89,28 @@ def _sampler(cell: Cell) -> dict[str, Any]:
     return {"steps": int(cell.options["steps"]), "guidance": float(cell.options["guidance"])}
 
 
+def distances(samples: Tensor, reference: Tensor) -> tuple[dict[str, float], float]:
+    """Frechet and kernel distance between features (n, f) and (m, f), and the latter's deviation."""
+    a, b = samples.double().numpy(), reference.double().numpy()
+    size = min(500, len(a), len(b))
+    kernel = kernel_distance(a, b, subsets=50, subset_size=size, seed=2020)
+    frechet = frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b))
+    return {"frechet_distance": float(frechet), "kernel_distance": float(kernel.mean)}, float(kernel.std)
+
+
 def measure(
     cell: Cell, here: Session, progress: Callable[[float], None]
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Scores and details of the method "frechet"."""
     network = load_rooms_network()
-    reference = reference_features(cell, here, network).double().numpy()
-    samples = sample_features(cell, here, network, progress).double().numpy()
-    pair = [FeatureStatistics(reference.shape[1]), FeatureStatistics(samples.shape[1])]
-    for statistics, features in zip(pair, (samples, reference), strict=True):
-        statistics.update(features)
-    size = min(500, len(samples), len(reference))
-    kernel = kernel_distance(samples, reference, subsets=50, subset_size=size, seed=2020)
-    scores = {
-        "frechet_distance": float(frechet_distance(*pair)),
-        "kernel_distance": float(kernel.mean),
-    }
+    reference = reference_features(cell, here, network)
+    samples = sample_features(cell, here, network, progress)
+    scores, kernel_std = distances(samples, reference)
     details = {
         "samples": len(samples),
         "reference": len(reference),
         "extractor": EXTRACTOR,
-        "kernel_std": float(kernel.std),
-        "feature_spread": float(np.trace(np.cov(reference.T))),
+        "kernel_std": kernel_std,
+        "feature_spread": float(reference.double().var(0).sum()),
     }
     return scores, details

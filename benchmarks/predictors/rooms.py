@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.methods import NETWORK
 from generators.errors import UserError
 from generators.zoo.loop import Budget, Run, train, warmup_then_linear_decay
 from probes.intrinsics import Intrinsic, unit
@@ -21,7 +22,7 @@ from probes.task import Examples, Task
 CPU_BUDGET = Budget(steps=2600, batch=32)
 GPU_BUDGET = Budget(steps=40_000, batch=128)
 RATE = 2e-3
-WEIGHTS = Path(__file__).with_name("rooms.safetensors")
+WEIGHTS = NETWORK
 WIDTHS = (40, 80, 128)
 FEATURES = WIDTHS[-1]
 DEPTH_SCALE = 10.0  # meters the depth output is measured in

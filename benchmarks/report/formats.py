@@ -153,6 +153,20 @@ def overview(sections: Sequence[Section]) -> str:
     return "\n\n".join(blocks)
 
 
+def front_table(sections: Sequence[Section], method: str) -> str:
+    """The overview with the columns of one method only, as Markdown."""
+    blocks = []
+    for one in overviews(sections):
+        kept = [i for i, (_, title) in enumerate(one.columns) if title == method]
+        head = ["model", QUALITY_TITLE, *(one.columns[i][0] for i in kept)]
+        rows = [
+            [markdown_text(title), *(_markdown_cell(*cells[i]) for i in (0, *(k + 1 for k in kept)))]
+            for title, cells in one.rows
+        ]
+        blocks.append(markdown_grid([markdown_text(h) for h in head], rows))
+    return "\n\n".join(blocks)
+
+
 def all_rows(section: Section) -> list[Row]:
     """The models, then those that were never trained."""
     return [*section.models, *(row for row in section.controls if row.model)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
+from generators.errors import UserError
+
 from .correlation import correlation_markdown, find_panels
-from .formats import markdown_text, marks_words, overview, write
+from .formats import front_table, markdown_text, marks_words, overview, write
 from .gather import gather, model_facts
 from .reading import Results, read_store
 from .table import sections
@@ -35,6 +37,33 @@ def write_results_readme(results: Path) -> Path:
     if not stores:
         parts.append("No suite has been run yet.\n")
     return write(results / "README.md", "\n".join([*parts, _protocols()]))
+
+
+OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"  # what stands between them in a README is generated
+FRONT_METHOD = "LoRA"
+
+
+def fill_front_page(store: Path, readme: Path) -> Path:
+    """Writes a store's short table and first scatter plot between the marks of a README.
+
+    Raises:
+        UserError: the README has no marks.
+    """
+    text = readme.read_text(encoding="utf-8")
+    before, opened, rest = text.partition(OPEN)
+    _, closed, after = rest.partition(CLOSE)
+    if not (opened and closed):
+        raise UserError(f"results in {readme}", f"it does not hold {OPEN} and {CLOSE}")
+    results = read_store(store)
+    groups, facts = gather(results), model_facts(results)
+    scatter = _found(results, "scatter-*.png")[-1:]
+    parts = [
+        f"**{markdown_text(results.question)}** {FRONT_METHOD}, mean over seeds and test pictures:",
+        front_table(sections(groups, facts), FRONT_METHOD),
+        *(f"![{path.stem}]({_address(readme.parent, path)})" for path in scatter),
+        f"All methods, controls, intervals and curves: [{store.name}]({_address(readme.parent, store.parent)}).",
+    ]
+    return write(readme, f"{before}{OPEN}\n" + "\n\n".join(parts) + f"\n{CLOSE}{after}")
 
 
 FILES = ("table.md", "table.csv", "expanded.csv", "index.html")
