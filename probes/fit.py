@@ -17,6 +17,7 @@ from .intrinsics import Intrinsic
 from .task import Examples, Task, stream
 
 WARMUP = 0.05  # share of the steps
+CLIP = 1.0  # greatest norm of the gradient, as in diffusers' trainers
 BATCH = 32  # pictures predicted together
 
 
@@ -90,6 +91,7 @@ def train(task: Task, parameters: list[nn.Parameter]) -> tuple[dict[str, Any], f
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
         task.progress((step + 1) / steps)
     tenth = max(1, steps // 10)

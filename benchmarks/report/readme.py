@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import quote
 
@@ -56,12 +57,13 @@ def fill_front_page(store: Path, readme: Path) -> Path:
         raise UserError(f"results in {readme}", f"it does not hold {OPEN} and {CLOSE}")
     results = read_store(store)
     groups, facts = gather(results), model_facts(results)
-    scatter = _found(results, "scatter-*.png")[-1:]
+    home = readme.parent.resolve()
+    scatter = _found(results, "scatter-normal.png")[:1]
     parts = [
         f"**{markdown_text(results.question)}** {FRONT_METHOD}, mean over seeds and test pictures:",
         front_table(sections(groups, facts), FRONT_METHOD),
-        *(f"![{path.stem}]({_address(readme.parent, path)})" for path in scatter),
-        f"All methods, controls, intervals and curves: [{store.name}]({_address(readme.parent, store.parent)}).",
+        *(f"![{path.stem}]({_address(home, path.resolve())})" for path in scatter),
+        f"All methods, controls, intervals and curves: [results]({_address(home, store.resolve().parent)}).",
     ]
     return write(readme, f"{before}{OPEN}\n" + "\n\n".join(parts) + f"\n{CLOSE}{after}")
 
@@ -100,7 +102,7 @@ def _links(root: Path, results: Results, names: tuple[str, ...]) -> str:
 
 
 def _address(root: Path, path: Path) -> str:
-    return quote(path.relative_to(root).as_posix())
+    return quote(Path(os.path.relpath(path, root)).as_posix())
 
 
 def _figures(root: Path, results: Results) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks.cell import NO_MODEL, Cell, Record
 from benchmarks.metrics.statistics import correlation, mean_over_seeds
-from benchmarks.report import terminal_table, write_report, write_results_readme
+from benchmarks.report import fill_front_page, terminal_table, write_report, write_results_readme
 from generators.errors import UserError
 from tests.report.synthetic import build_store, cell, record, write_maps, write_record, write_suite
 
@@ -384,3 +384,15 @@ def test_every_protocol_up_to_the_current_one_has_its_reason() -> None:
     from benchmarks.report.readme import PROTOCOLS
 
     assert list(PROTOCOLS) == list(range(1, PROTOCOL + 1))
+
+
+def test_the_front_page_keeps_all_but_what_stands_between_its_marks(store: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("above\n<!-- results -->\nold\n<!-- /results -->\nbelow\n")
+    fill_front_page(store, readme)
+    text = readme.read_text()
+    assert text.startswith("above\n<!-- results -->\n") and text.endswith("<!-- /results -->\nbelow\n")
+    assert "old" not in text and "| model |" in text
+    readme.write_text("no marks")
+    with pytest.raises(UserError, match="does not hold"):
+        fill_front_page(store, readme)
