@@ -242,7 +242,8 @@ def _report(place: Path) -> None:
 
     from .report import terminal_table, write_report
 
-    Console().print(terminal_table(place))
+    console = Console()
+    console.print(terminal_table(place, console.width))
     for path in write_report(place, place / "report"):
         if path.name == "index.html":
             click.echo(f"report: {path}")

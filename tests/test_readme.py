@@ -47,3 +47,8 @@ def test_what_it_links_to_is_there() -> None:
         assert (ROOT / target).exists(), target
     for command in re.findall(r"^    make (\w+)", README, re.MULTILINE):
         assert re.search(rf"^{command}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+
+
+def test_the_plugin_it_shows_is_the_one_that_is_tested() -> None:
+    code = (ROOT / "tests" / "plugin_example" / "patches_generator.py").read_text()
+    assert f"```py\n{code}```" in README

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from benchmarks.metrics import Metric
 
 from .formats import ALONE_TITLE, FRECHET, QUALITY_TITLE
 from .gather import FAILED, IMPOSSIBLE, MISSING, gather, model_facts, probe_methods
@@ -15,11 +17,20 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+Written = Callable[[Entry, Metric], str]  # a number of the table as text
 TERMINAL_MARKS = {IMPOSSIBLE: "cannot be probed", MISSING: "not measured yet", FAILED: "failed"}
 
 
-def terminal_table(store: Path) -> Table:
-    """Models and controls by intrinsic and method, for rich; raises UserError as `read_store` does."""
+WIDE = 110  # columns of a terminal from which on intervals fit
+
+
+def terminal_table(store: Path, width: int = WIDE) -> Table:
+    """Models and controls by intrinsic and method, for rich; raises UserError as `read_store` does.
+
+    Args:
+        width: columns of the terminal; below WIDE the table has means without intervals.
+    """
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -28,41 +39,44 @@ def terminal_table(store: Path) -> Table:
     methods = probe_methods(groups)
     found = sections(groups, facts)
     marks = "; ".join(f"{mark} {what}" for mark, what in TERMINAL_MARKS.items())
-    caption = Text(
-        f"mean ± half of its 95 % interval; * seeds are missing; {marks}; bold: best trained model"
-    )
+    interval = "± half of its 95 % interval" if width >= WIDE else "(a wider terminal shows intervals)"
+    caption = Text(f"mean {interval}; * seeds are missing; {marks}; bold: best trained model")
     table = Table(title=Text(results.title), caption=caption, title_justify="left", caption_justify="left")
+    table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
     table.add_column("", no_wrap=True)
-    table.add_column(QUALITY_TITLE, justify="right")
+    table.add_column(QUALITY_TITLE, justify="right", min_width=8)
     titles = {m: t for s in found for m, t in s.columns.items()} | {ALONE: ALONE_TITLE}
     columns = [*methods, ALONE]
     for column in columns:
-        table.add_column(titles[column], justify="right")
+        table.add_column(titles[column], justify="right", min_width=8)
     for section in found:
-        _add(table, section, columns)
+        _add(table, section, columns, compact_text if width >= WIDE else short_text)
     return table
 
 
-def _add(table: Table, section: Section, columns: Sequence[str]) -> None:
+def _add(table: Table, section: Section, columns: Sequence[str], written: Written) -> None:
     from rich.text import Text
 
-    several = Text(f"{section.heading}  [{section.question.context.data}]", style="bold cyan")
+    metric = section.metric
+    arrow = "↓" if metric.lower_is_better else "↑"
+    unit = metric.unit_of(section.question.intrinsic) or metric.title
+    several = Text(f"{section.question.title} ({unit}) {arrow}", style="bold cyan")
     table.add_section()
     table.add_row(several)
     for row in section.models:
-        table.add_row(*_cells(row, section, columns))
+        table.add_row(*_cells(row, section, columns, written))
     if section.controls:
         table.add_row(Text("  controls", style="italic"))
     for row in section.controls:
-        table.add_row(*_cells(row, section, columns), style="dim")
+        table.add_row(*_cells(row, section, columns, written), style="dim")
 
 
-def _cells(row: Row, section: Section, columns: Sequence[str]) -> list[Text]:
+def _cells(row: Row, section: Section, columns: Sequence[str], written: Written) -> list[Text]:
     from rich.text import Text
 
     entries = [row.entries.get(c, Entry(None, "")) for c in columns]
     numbers = [
-        Text(compact_text(e, section.metric), style="bold" if e.best else "red" if e.mark == "!" else "")
+        Text(written(e, section.metric), style="bold" if e.best else "red" if e.mark == "!" else "")
         for e in entries
     ]
     return [Text(f"  {row.title}"), Text(short_text(row.frechet, FRECHET)), *numbers]
