@@ -32,8 +32,10 @@ def test_the_quick_suite_has_every_part() -> None:
     cells = load_suite("rooms-quick").cells
     models = {f"sd.rooms64-{tag}" for tag in ("random", "s1", "s2", "s3", "s4", "s5")}
     lora = [c for c in cells if c.method == "lora" and c.options["labels"] == "true"]
-    assert len(lora) == 24 and {c.model for c in lora} == models
-    assert {c.options["steps"] for c in lora} == {100}
+    assert {c.model for c in lora if c.intrinsic == "normal"} == models
+    for intrinsic in ("depth", "albedo", "shading"):  # the ends of the training are enough to see it
+        assert {c.model for c in lora if c.intrinsic == intrinsic} == {"sd.rooms64-random", "sd.rooms64-s5"}
+    assert len({c.options["steps"] for c in lora}) == 1
     assert len([c for c in cells if c.method == "linear"]) == 24
     assert {c.model for c in cells if c.method == "finetune"} == {"sd.rooms64-random", "sd.rooms64-s5"}
     for control in ("constant", "pixels", "supervised", "ceiling"):
@@ -41,7 +43,7 @@ def test_the_quick_suite_has_every_part() -> None:
     assert [c.model for c in cells if c.options.get("labels") == "shuffled"] == ["sd.rooms64-s5"]
     frechet = [c for c in cells if c.method == "frechet"]
     assert {c.model for c in frechet} == models
-    assert {(c.options["samples"], c.options["steps"], c.intrinsic) for c in frechet} == {(512, 10, "none")}
+    assert {(c.options["samples"], c.intrinsic) for c in frechet} == {(512, "none")}
     assert {c.seed for c in cells} == {0}
 
 
@@ -53,8 +55,12 @@ def test_the_full_suite_has_its_curves() -> None:
     assert {c.train for c in lora} == {16, 64, 250, 1000}
     assert {c.options["noise"] for c in lora} == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert {c.options["noise"] for c in probes if c.method == "linear"} == {0.0, 0.25, 0.5, 0.75, 1.0}
-    assert {c.seed for c in lora} == {0, 1, 2}
-    assert {c.options["samples"] for c in cells if c.method == "frechet"} == {2048}
+    plain = [c for c in cells if c.method == "lora" and c.train == 250 and c.options["rank"] == 8]
+    for model in {c.model for c in plain}:
+        for intrinsic in ("normal", "depth", "albedo", "shading"):
+            found = [c for c in plain if (c.model, c.intrinsic) == (model, intrinsic)]
+            assert {c.seed for c in found} == {0, 1, 2}
+    assert all(c.options["samples"] >= 1024 for c in cells if c.method == "frechet")
 
 
 def test_expansion_is_a_product_in_stable_order(tmp_path: Path) -> None:
