@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,19 @@ def zoo() -> None:
     """Train the embedded models again: render, train text / autoencoder / network / unet, grid."""
 
 
-def _budget(module: Any, device: str, steps: int | None) -> Budget:
-    from dataclasses import replace
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asked for; None stands for the device's own budget."""
 
-    budget = module.CPU_BUDGET if device == "cpu" else module.GPU_BUDGET
-    return replace(budget, steps=steps) if steps else budget
+    device: str
+    steps: int | None
+    batch: int | None
+
+    def budget(self, module: Any) -> Budget:
+        """The budget of a training module for the device, with what was asked instead."""
+        budget: Budget = module.CPU_BUDGET if self.device == "cpu" else module.GPU_BUDGET
+        given = {"steps": self.steps, "batch": self.batch}
+        return replace(budget, **{name: value for name, value in given.items() if value})
 
 
 @zoo.command()
@@ -49,8 +58,9 @@ def render(folder: Path, scenes: int, shard: int, worker: int, workers: int) -> 
 @click.argument("what", type=click.Choice(STEPS))
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--steps", type=int, help="Steps instead of the device's budget.")
+@click.option("--batch", type=int, help="Pictures a step instead of the device's budget.")
 @click.option("--threads", default=1, show_default=True)
-def train(folder: Path, what: str, device: str, steps: int | None, threads: int) -> None:
+def train(folder: Path, what: str, device: str, steps: int | None, batch: int | None, threads: int) -> None:
     """Train one part on FOLDER/stock; run it again to resume. `unet` needs the others.
 
     `torchrun --nproc-per-node 2 -m benchmarks zoo train FOLDER unet` shares a batch between processes.
@@ -60,37 +70,34 @@ def train(folder: Path, what: str, device: str, steps: int | None, threads: int)
     torch.set_num_threads(threads)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    {"text": _text, "autoencoder": _autoencoder, "network": _network, "unet": _unet}[what](
-        folder, device, steps
-    )
+    parts = {"text": _text, "autoencoder": _autoencoder, "network": _network, "unet": _unet}
+    parts[what](folder, Asked(device, steps, batch))
 
 
-def _text(folder: Path, device: str, steps: int | None) -> None:
+def _text(folder: Path, asked: Asked) -> None:
     from benchmarks.data.rooms.stock import open_stock
     from generators.zoo import text
 
     stock = open_stock(folder / "stock")
-    text.train_text_encoder(
-        stock.rgb(), stock.captions, folder / "text", _budget(text, device, steps), device
-    )
+    text.train_text_encoder(stock.rgb(), stock.captions, folder / "text", asked.budget(text), asked.device)
 
 
-def _autoencoder(folder: Path, device: str, steps: int | None) -> None:
+def _autoencoder(folder: Path, asked: Asked) -> None:
     from benchmarks.data.rooms.stock import open_stock
     from generators.zoo import autoencoder
 
     rgb = open_stock(folder / "stock").rgb()
-    autoencoder.train_autoencoder(rgb, folder / "vae", _budget(autoencoder, device, steps), device)
+    autoencoder.train_autoencoder(rgb, folder / "vae", asked.budget(autoencoder), asked.device)
 
 
-def _network(folder: Path, device: str, steps: int | None) -> None:
+def _network(folder: Path, asked: Asked) -> None:
     from safetensors.torch import save_file
 
     from benchmarks.data.rooms.stock import open_stock
     from benchmarks.predictors import rooms
 
     planes = open_stock(folder / "stock").planes
-    network = rooms.train_rooms_network(planes, folder / "network", _budget(rooms, device, steps), device)
+    network = rooms.train_rooms_network(planes, folder / "network", asked.budget(rooms), asked.device)
     weights = {name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}
     save_file(weights, str(folder / "network" / rooms.WEIGHTS.name))
 
@@ -121,7 +128,7 @@ def _frozen(folder: Path, device: str) -> Path:
     return path
 
 
-def _unet(folder: Path, device: str, steps: int | None) -> None:
+def _unet(folder: Path, asked: Asked) -> None:
     import torch
     from safetensors.torch import load_file
 
@@ -130,7 +137,7 @@ def _unet(folder: Path, device: str, steps: int | None) -> None:
     from generators.zoo.loop import world
 
     if world()[0] == 0:
-        _frozen(folder, device)
+        _frozen(folder, asked.device)
         write_shared(folder / "sd.rooms64", folder / "vae", folder / "text")
         write_index(folder / "sd.rooms64")
     if world()[1] > 1:
@@ -140,9 +147,9 @@ def _unet(folder: Path, device: str, steps: int | None) -> None:
     def keep(stage: str, network: Any) -> None:
         keep_stage(folder / "sd.rooms64", stage, network)
 
-    budget = _budget(diffusion, device, steps)
+    budget = asked.budget(diffusion)
     diffusion.train_unet(
-        frozen["latents"], frozen["texts"], frozen["empty"], folder / "unet", budget, keep, device
+        frozen["latents"], frozen["texts"], frozen["empty"], folder / "unet", budget, keep, asked.device
     )
 
 
