@@ -43,12 +43,13 @@ def terminal_table(store: Path, width: int = WIDE) -> Table:
     caption = Text(f"mean {interval}; * seeds are missing; {marks}; bold: best trained model")
     table = Table(title=Text(results.title), caption=caption, title_justify="left", caption_justify="left")
     table.box, table.pad_edge, table.collapse_padding = box.SIMPLE_HEAD, False, True
-    table.add_column("", no_wrap=True)
-    table.add_column(QUALITY_TITLE, justify="right", min_width=8)
+    wide = width >= WIDE
+    table.add_column("", no_wrap=wide, max_width=None if wide else 26, overflow="fold")
+    table.add_column(QUALITY_TITLE, justify="right")
     titles = {m: t for s in found for m, t in s.columns.items()} | {ALONE: ALONE_TITLE}
     columns = [*methods, ALONE]
     for column in columns:
-        table.add_column(titles[column], justify="right", min_width=8)
+        table.add_column(titles[column], justify="right", min_width=7, max_width=None if wide else 8)
     for section in found:
         _add(table, section, columns, compact_text if width >= WIDE else short_text)
     return table
