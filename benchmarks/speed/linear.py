@@ -130,7 +130,12 @@ def main(model: str, train: int, epochs: int, rate: float, cache: Path | None) -
     table.add_row("all four", "", "", "", f"{total:.1f}", f"{total / seconds:.1f}")
     layers = len(probes[0].details["validation_by_layer"])
     table.add_row(
-        f"all {layers} layers", "", "", "", f"{total * layers:.0f}", f"{total * layers / seconds:.0f}"
+        f"{layers} layers, extrapolated",
+        "",
+        "",
+        "",
+        f"{total * layers:.0f}",
+        f"{total * layers / seconds:.0f}",
     )
     Console().print(table)
 
