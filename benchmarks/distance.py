@@ -10,9 +10,7 @@ import click
 
 @click.command()
 @click.argument("pictures", type=click.Path(path_type=Path))
-@click.option(
-    "--to", "other", type=click.Path(path_type=Path), help="Folder to compare with; renders of rooms."
-)
+@click.option("--to", "other", type=click.Path(path_type=Path), help="Folder to compare with.")
 @click.option("--renders", default=4096, show_default=True, help="Renders to compare with, without --to.")
 @click.option("--size", default=64, show_default=True, help="Pixels a side the pictures are brought to.")
 def distance(pictures: Path, other: Path | None, renders: int, size: int) -> None:

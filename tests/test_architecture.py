@@ -218,4 +218,4 @@ def test_a_foreign_place_is_seen(text: str) -> None:
 
 
 def test_addresses_and_relative_paths_are_not_foreign() -> None:
-    assert foreign("https://example.org/home/x ./wo" + "rk/x a/root/b ~/.cache") == []
+    assert foreign("https://example.org/home/x ./wo" + "rk/x a/ro" + "ot/b ~/.cache") == []

@@ -86,7 +86,8 @@ def train_text_encoder(
     run = Run(network, loss, budget.steps, budget.batch, rate, seed=12, weight_decay=0.05)
     train(run, folder / "training_text", device)
     text = CLIPTextModel(network.config.text_config)
-    weights = {f"{k}": v for k, v in network.text_model.state_dict().items()}
+    weights = network.text_model.state_dict()
+    # Releases of transformers before 5 keep the tower below the name `text_model`.
     prefix = "text_model." if any(k.startswith("text_model.") for k in text.state_dict()) else ""
     text.load_state_dict({prefix + k: v for k, v in weights.items()})
     text.half().save_pretrained(folder / "text_encoder")
