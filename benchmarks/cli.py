@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .runner import Outcome
     from .suite import Suite
 
-LAZY = {"zoo": ".zoo", "distance": ".distance"}  # command -> module that has it, imported on demand
+# Command to the module that has it, imported on demand.
+LAZY = {"zoo": ".zoo", "doctor": ".doctor", "distance": ".distance", "fetch": ".fetch"}
 USER_ERROR = 2  # exit status of what the user can mend, as of click's own usage errors
 
 

@@ -8,7 +8,7 @@ import platform
 import resource
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -19,12 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from generators.base import Generator
 from probes.intrinsics import INTRINSICS, angular_error
 from probes.methods import method, method_fit
 from probes.task import Examples, Probe, Task
 
 from .cache import Cache, cache_folder
 from .cell import NO_MODEL, Cell, Record
+from .data import describe
+from .metrics import primary_metric
 from .metrics.maps import score
 from .session import Session
 from .store import Store, atomic, atomic_folder
@@ -64,8 +67,12 @@ def environment(device: str) -> dict[str, Any]:
         "commit": found.stdout.strip() if found.returncode == 0 else "",
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
-        "implementation": "torch",
     }
+
+
+def _implementation(generator: Generator | None) -> str:
+    """Which implementation of its own operations a model ran on; "torch" for one that has none."""
+    return str(getattr(generator, "implementation", "torch"))
 
 
 def _processor() -> str:
@@ -109,7 +116,8 @@ def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -
         _probe(cell, here, store, clock, record)
     record.seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 3)}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    record.environment |= environment(device) | {"peak_memory_mib": round(peak), "pid": os.getpid()}
+    record.environment |= environment(device) | {"implementation": _implementation(here.generator(cell))}
+    record.environment |= {"peak_memory_mib": round(peak), "pid": os.getpid()}
     if cell.model != NO_MODEL:
         from generators import registry
 
@@ -145,7 +153,8 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
         with clock.phase("predict", 0.92):
             prediction = probe.predict(test)
         with clock.phase("score", 0.97):
-            _score(cell, prediction, test, record)
+            record.details = probe.details
+            _score(cell, prediction, task, test, record)
             _keep_maps(cell, store, prediction, test, record)
             with atomic_folder(store.adapters / cell.hash) as folder:
                 probe.save(folder)
@@ -157,16 +166,30 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
             here.forget_generator()
     total = sum(p.numel() for p in generator.network.parameters()) if generator is not None else 0
     record.parameters = {"trainable": probe.parameters, "total": total}
-    record.details = probe.details
     if probe.steps_per_second is not None:
         record.environment["steps_per_second"] = round(probe.steps_per_second, 3)
 
 
-def _score(cell: Cell, prediction: Tensor, test: Examples, record: Record) -> None:
+def _score(cell: Cell, prediction: Tensor, task: Task, test: Examples, record: Record) -> None:
     truth = test.maps[cell.intrinsic]
     found = score(cell.intrinsic, prediction, truth, test.mask, alignment=cell.alignment)
+    if describe(cell.data).own:
+        found["skill"] = _skill(cell, found, task, test, record)
     record.per_image = {name: [round(float(v), 6) for v in values] for name, values in found.items()}
     record.scores = {name: float(np.mean(values)) for name, values in record.per_image.items()}
+
+
+def _skill(cell: Cell, found: Mapping[str, Tensor], task: Task, test: Examples, record: Record) -> Tensor:
+    """100 (1 - error / mean error of the mean training map), per picture: 0 knows nothing, 100 all.
+
+    Errors on different models' own pictures do not compare: some pictures are easier than others.
+    """
+    mean_map = method_fit("constant")(task).predict(test)
+    name = primary_metric(cell.intrinsic).name
+    truth = test.maps[cell.intrinsic]
+    nothing = score(cell.intrinsic, mean_map, truth, test.mask, alignment=cell.alignment)[name]
+    record.details["mean_map_error"] = float(nothing.double().mean())
+    return 100 * (1 - found[name].double() / nothing.double().mean())
 
 
 def _keep_maps(cell: Cell, store: Store, prediction: Tensor, test: Examples, record: Record) -> None:

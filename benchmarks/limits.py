@@ -31,6 +31,7 @@ RANGES: Mapping[str, tuple[float, float | None]] = {
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "variant": ("lora", "dora", "rslora"),
     "labels": ("true", "shuffled"),
+    "space": ("w+", "style"),
 }
 
 
@@ -66,15 +67,34 @@ def _check_options(cell: Cell, spec: GeneratorSpec | None) -> None:
         raise UserError(asked, "a patch without a middle pixel", "odd sides: 1, 3, 5")
 
 
+def _check_seeds(cell: Cell, spec: GeneratorSpec | None) -> None:
+    """A method that moves latents asks no model that only takes pictures: it has none."""
+    if method(cell.method).seeds and spec and spec.takes == "images":
+        raise UserError(
+            f"model {spec.name!r} with method {cell.method!r}",
+            "it makes its code from pictures, and has no latents",
+            "models that draw from seeds: "
+            + (", ".join([s.name for s in registry.specs() if s.takes != "images"][:30]) or "none is here"),
+            "leave it out of this grid",
+        )
+
+
 def _check_needs(cell: Cell) -> None:
     """A method that asks a model needs one, a control that looks at pictures has none."""
+    from benchmarks import data
+
     needs, asked = method(cell.method).needs, f"model {cell.model!r} with method {cell.method!r}"
-    if needs == "picture" and cell.model != NO_MODEL:
+    own = data.describe(cell.data).own
+    if needs == "picture" and not own and cell.model != NO_MODEL:
         raise UserError(
             asked, "this control asks no model", f"its model is {NO_MODEL!r}", "give it a grid of its own"
         )
-    if needs != "picture" and cell.model == NO_MODEL:
-        raise UserError(asked, "this method needs a model", "see: intrinsic-bench ls models", "name one")
+    if (needs != "picture" or own) and cell.model == NO_MODEL:
+        wrong = f"data set {cell.data!r} is the model's own" if own else "this method needs a model"
+        raise UserError(asked, wrong, "see: intrinsic-bench ls models", "name one")
+    if own and (needs == "samples" or cell.method == "supervised"):
+        wrong = "it compares with renders" if needs == "samples" else "its maps are the labels there"
+        raise UserError(f"method {cell.method!r} on data set {cell.data!r}", wrong, "", "use data = 'rooms'")
     asked = f"intrinsic {cell.intrinsic!r} with method {cell.method!r}"
     if needs == "samples" and cell.intrinsic != NO_INTRINSIC:
         wrong = "it measures what a model draws, which has no intrinsic"
@@ -101,11 +121,33 @@ def check_cell(cell: Cell) -> None:
     if cell.alignment not in ALIGNMENTS:
         raise unknown("alignment", cell.alignment, ALIGNMENTS)
     _check_options(cell, spec)
-    if spec and spec.takes == "seeds" and method(cell.method).needs == "model":
+    _check_seeds(cell, spec)
+    if spec and method(cell.method).needs != "samples":
+        _check_pictures(cell, spec)
+
+
+def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
+    """A model made from seeds is asked about its own pictures, any other about pictures it is shown."""
+    from benchmarks import data
+
+    own = data.describe(cell.data).own
+    fitting = [s.name for s in registry.specs() if (s.takes == "seeds") == own]
+    asked, known = f"model {spec.name!r} on data set {cell.data!r}", ", ".join(fitting[:30])
+    if spec.takes == "seeds" and not own:
+        wrong = "it makes its pictures from seeds and cannot be shown any"
+        todo = "ask it about its own pictures: data = 'samples', labels = 'rooms-network'"
+        raise UserError(asked, wrong, f"models that take pictures: {known}", todo)
+    if spec.takes == "images" and own:
         raise UserError(
-            f"model {spec.name!r} on data set {cell.data!r}",
-            "it makes its pictures from seeds and cannot be shown any",
-            "models that take pictures: "
-            + ", ".join([s.name for s in registry.specs() if s.takes != "seeds"][:30]),
-            "leave it out of this grid; its Frechet distance can be measured",
+            asked, "it takes pictures", f"models made from seeds: {known}", "use a data set of pictures"
+        )
+    if own and spec.resolution != cell.size:
+        wrong = f"its own pictures have {spec.resolution} pixels a side"
+        raise UserError(f"size = {cell.size}", wrong, "", f"size = {spec.resolution}")
+    if own and cell.options.get("noise"):
+        raise UserError(
+            f"option noise = {cell.options['noise']} of {spec.name}",
+            "its own pictures would change with its weights",
+            "models that take pictures can be blended with noise",
+            "leave the option out",
         )

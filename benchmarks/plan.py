@@ -42,6 +42,7 @@ COSTS: Mapping[str, Cost] = {
     "lora": Cost(4, 0.15, 1100),
     "linear": Cost(4, 0, 1200),
     "finetune": Cost(4, 0.19, 1200),
+    "latent_offset": Cost(4, 0.2, 1100),
     "ceiling": Cost(3, 0, 900),
     "constant": Cost(2, 0, 700),
     "pixels": Cost(5, 0, 900),
@@ -60,9 +61,11 @@ def _area(cell: Cell) -> float:
 def guess(cell: Cell) -> float:
     """Seconds by the table of costs alone."""
     cost, options = COSTS.get(cell.method, _OTHER), cell.options
-    steps = options.get("steps", 0) * (
-        options["samples"] if "samples" in options else options.get("batch", 16) / 16
-    )
+    if "samples" in options:
+        # A model without diffusion draws a picture in one step.
+        steps = options["samples"] * (options["steps"] if registry.spec(cell.model).diffusion_steps else 1)
+    else:
+        steps = options.get("steps", 0) * options.get("batch", 16) / 16
     return (cost.fixed + cost.step * steps) * max(_area(cell), 0.25)
 
 

@@ -18,6 +18,7 @@ from probes.task import Examples, seed_for
 
 from .cache import Cache
 from .cell import NO_MODEL, Cell
+from .data import describe, samples
 from .data.load import Pictures, load_pictures
 
 TRAIN_STRIDE = 100_000  # seed s trains on the pictures from s * TRAIN_STRIDE on
@@ -110,6 +111,8 @@ class Session:
 
     def examples(self, cell: Cell, split: str, intrinsic: Intrinsic) -> Examples:
         """Pictures, truth, codes and encoded targets of a split for the cell's model."""
+        if describe(cell.data).own:
+            return self._own(cell, split, intrinsic)
         pictures, generator = self.pictures(cell, split), self.generator(cell)
         plain = Examples(pictures.pictures, pictures.maps, pictures.mask)
         if generator is None:
@@ -132,6 +135,29 @@ class Session:
         key = {"kind": "targets", "intrinsic": intrinsic.name} | frozen
         output = self._tensors("targets", key, pictures.maps[intrinsic.name], encode)["output"]
         return replace(plain, code=code, output=output)
+
+    def _own(self, cell: Cell, split: str, intrinsic: Intrinsic) -> Examples:
+        """The model's own pictures with their codes, and the predictor's maps for the truth."""
+        generator, rows = self.generator(cell), split_rows(cell, split)
+        if generator is None:
+            raise TypeError(f"data set {cell.data} needs a model")
+        drawn = {
+            "kind": "samples",
+            "model": cell.model,
+            "weights": cell.weights,
+            "split": split,
+            "rows": [rows.start, rows.stop],
+        }
+
+        def compute() -> dict[str, Tensor]:
+            found = samples.draw(generator, split, rows)
+            return found | samples.label(found["pictures"])
+
+        key = drawn | {"labels": cell.labels, "world": cell.world}
+        seen = samples.examples(self._remembered(f"own {split}", key, lambda: self.cache.get(key, compute)))
+        if split != "train":
+            return seen
+        return replace(seen, output=generator.encode(intrinsic.to_picture(seen.maps[intrinsic.name])).cpu())
 
     def _tensors(
         self,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +15,12 @@ import click
 if TYPE_CHECKING:
     from generators.zoo.loop import Budget
 
-STEPS = ("text", "autoencoder", "network", "unet")
+STEPS = ("text", "autoencoder", "network", "unet", "features", "stylegan2", "stylegan-xl")
 
 
 @click.group()
 def zoo() -> None:
-    """Train the embedded models again: render, train text / autoencoder / network / unet, grid."""
+    """Train the embedded models again: render, train (text, autoencoder, network, unet, ...), grid."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,9 @@ def render(folder: Path, scenes: int, shard: int, worker: int, workers: int) -> 
 @click.option("--batch", type=int, help="Pictures a step instead of the device's budget.")
 @click.option("--threads", default=1, show_default=True)
 def train(folder: Path, what: str, device: str, steps: int | None, batch: int | None, threads: int) -> None:
-    """Train one part on FOLDER/stock; run it again to resume. `unet` needs the others.
+    """Train one part on FOLDER/stock; run it again to resume.
+
+    `unet` needs text and autoencoder; `stylegan2` and `stylegan-xl` need features.
 
     `torchrun --nproc-per-node 2 -m benchmarks zoo train FOLDER unet` shares a batch between processes.
     """
@@ -70,7 +74,15 @@ def train(folder: Path, what: str, device: str, steps: int | None, batch: int | 
     torch.set_num_threads(threads)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    parts = {"text": _text, "autoencoder": _autoencoder, "network": _network, "unet": _unet}
+    parts: dict[str, Callable[[Path, Asked], None]] = {
+        "text": _text,
+        "autoencoder": _autoencoder,
+        "network": _network,
+        "unet": _unet,
+        "features": _features,
+        "stylegan2": partial(_stylegan, "stylegan2"),
+        "stylegan-xl": partial(_stylegan, "stylegan-xl"),
+    }
     parts[what](folder, Asked(device, steps, batch))
 
 
@@ -153,6 +165,41 @@ def _unet(folder: Path, asked: Asked) -> None:
     )
 
 
+def _features(folder: Path, asked: Asked) -> None:
+    from safetensors.torch import save_file
+
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo import features
+
+    stock = open_stock(folder / "stock")
+    network = features.train_features(
+        stock.rgb(), stock.captions, folder / "features", asked.budget(features), asked.device
+    )
+    save_file(
+        {name: value.contiguous().cpu() for name, value in network.state_dict().items()},
+        str(folder / "features" / "features.safetensors"),
+    )
+
+
+def _stylegan(family: str, folder: Path, asked: Asked) -> None:
+    from safetensors.torch import load_file
+
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo import gan
+    from generators.zoo.features import FeatureNetwork
+
+    features = FeatureNetwork()
+    features.load_state_dict(load_file(str(folder / "features" / "features.safetensors")))
+    budget = asked.budget(gan)
+    kept = folder / f"{family}.rooms64"
+    stages = {
+        step: partial(gan.keep_stage, family, kept / f"{stage}.safetensors")
+        for stage, step in gan.stage_steps(budget).items()
+    }
+    duel = gan.projected_duel(family, features, budget, stages)
+    gan.train_gan(duel, open_stock(folder / "stock").rgb(), folder / family, asked.device)
+
+
 @zoo.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="PNG to write.")
@@ -172,10 +219,9 @@ def grid(models: tuple[str, ...], out: Path, columns: int, steps: int, guidance:
     renders = load_pictures("rooms", "reference", range(columns), 64)
     rows = [renders.pictures]
     for name in models:
-        sampled = load(name).sample(
-            range(columns), renders.captions, **{"steps": steps, "guidance": guidance}
-        )
-        rows.append(sampled.images)
+        generator = load(name)
+        sampler = {"steps": steps, "guidance": guidance} if generator.spec.diffusion_steps else {}
+        rows.append(generator.sample(range(columns), renders.captions, **sampler).images)
     picture = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
     array = ((picture + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     scaled = Image.fromarray(np.ascontiguousarray(array)).resize(

@@ -17,7 +17,7 @@ from .base import Generator, GeneratorSpec
 from .errors import UserError, unknown
 
 GROUP = "intrinsic_bench.generators"
-FAMILIES = ("generators.stable_diffusion",)
+FAMILIES = ("generators.stable_diffusion", "generators.stylegan2", "generators.stylegan_xl")
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ from .task import Examples, Task, stream
 WARMUP = 0.05  # share of the steps
 CLIP = 1.0  # greatest norm of the gradient, as in diffusers' trainers
 BATCH = 32  # pictures predicted together
+
+# (code, name of the intrinsic) -> output space, as Generator.forward.
+Forward = Callable[[Mapping[str, Tensor], str], Tensor]
 
 
 class Diverged(RuntimeError):
@@ -59,8 +62,12 @@ def shuffled(n: int, generator: torch.Generator) -> Tensor:
     return result
 
 
-def train(task: Task, parameters: list[nn.Parameter]) -> tuple[dict[str, Any], float]:
-    """Train parameters of task.generator.network with AdamW.
+def train(task: Task, parameters: list[nn.Parameter], forward: Forward) -> tuple[dict[str, Any], float]:
+    """Train parameters with AdamW.
+
+    Args:
+        parameters: of task.generator.network, or of `forward`.
+        forward: task.generator.forward, or one that changes the code before it.
 
     Returns:
         Details (mean loss of the first and last tenth of the steps), and steps per second.
@@ -82,7 +89,7 @@ def train(task: Task, parameters: list[nn.Parameter]) -> tuple[dict[str, Any], f
         for group in optimizer.param_groups:
             group["lr"] = float(options["rate"]) * schedule(step, steps)
         code = {name: value[rows] for name, value in task.train.code.items()}
-        output = generator.forward(code, task.intrinsic.name)
+        output = forward(code, task.intrinsic.name)
         loss = output_loss(generator, task.intrinsic, output, targets[rows].to(output.device))
         losses.append(float(loss.detach()))
         if not math.isfinite(losses[-1]):
@@ -103,28 +110,36 @@ def train(task: Task, parameters: list[nn.Parameter]) -> tuple[dict[str, Any], f
 
 
 @torch.no_grad()
-def predict(generator: Generator, intrinsic: Intrinsic, code: Mapping[str, Tensor]) -> Tensor:
+def predict(
+    generator: Generator, intrinsic: Intrinsic, code: Mapping[str, Tensor], forward: Forward
+) -> Tensor:
     """Maps (n c h w) of codes: forward, decode, and the map of the picture, in batches."""
     count = len(next(iter(code.values())))
     found = []
     for start in range(0, count, BATCH):
         part = {name: value[start : start + BATCH] for name, value in code.items()}
-        picture = generator.decode(generator.forward(part, intrinsic.name))
+        picture = generator.decode(forward(part, intrinsic.name))
         found.append(intrinsic.from_picture(picture).float().cpu())
     return torch.cat(found)
 
 
 class TrainedProbe:
-    """A network that was trained and now draws maps; the base of LoRA and fine-tuning."""
+    """A generator that was trained and now draws maps; the base of LoRA, fine-tuning, latent offsets.
 
-    def __init__(self, task: Task, parameters: list[nn.Parameter]) -> None:
+    Args:
+        parameters: what is trained.
+        forward: code to output space, where it is not the generator's own.
+    """
+
+    def __init__(self, task: Task, parameters: list[nn.Parameter], forward: Forward | None = None) -> None:
         self.generator, self.intrinsic = task.model, task.intrinsic
+        self.forward = forward or task.model.forward
         self.parameters = sum(p.numel() for p in parameters)
-        self.details, self.steps_per_second = train(task, parameters)
+        self.details, self.steps_per_second = train(task, parameters, self.forward)
         held = task.validation
         error = task.intrinsic.error(self.predict(held), held.maps[task.intrinsic.name], held.mask)
         self.details["validation_error"] = float(error)  # for choosing options, never the test error
 
     def predict(self, examples: Examples) -> Tensor:
         """Maps (n c h w) in natural units."""
-        return predict(self.generator, self.intrinsic, examples.code)
+        return predict(self.generator, self.intrinsic, examples.code, self.forward)

@@ -30,6 +30,7 @@ class Method:
             if it measures what a generator draws.
         title: as tables call it.
         control: whether it is a control, shown apart from the probes.
+        seeds: whether it asks only models that make pictures from seeds: they alone have latents.
     """
 
     fit: str
@@ -37,6 +38,7 @@ class Method:
     needs: str
     title: str
     control: bool = False
+    seeds: bool = False
 
 
 METHODS: dict[str, Method] = {
@@ -64,6 +66,18 @@ METHODS: dict[str, Method] = {
         "linear probe",
     ),
     "finetune": Method("probes.finetune:fit", TRAINING | {"rate": 2e-4}, "model", "fine-tuning"),
+    "latent_offset": Method(
+        "probes.latent_offset:fit",
+        {key: value for key, value in TRAINING.items() if key != "timestep"}
+        | {
+            "rate": 0.1,  # in units of the code's root mean square
+            "space": "w+",  # or "style": the outputs of the affine layers
+            "labels": "true",
+        },
+        "model",
+        "latent offset",
+        seeds=True,
+    ),
     "ceiling": Method("probes.controls:fit_ceiling", {}, "model", "decoder ceiling", control=True),
     "constant": Method("probes.controls:fit_constant", {}, "picture", "mean map", control=True),
     "pixels": Method(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -9,12 +10,20 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep the user's cache out of the tests, and the tests out of it."""
+    """Keep the user's cache out of the tests, and the tests out of it.
+
+    What is compiled is named by its sources, so it is kept from one session to the next.
+    """
+    compiled, folder = ROOT / ".pytest_cache" / "ops", tmp_path_factory.mktemp("cache")
+    compiled.mkdir(parents=True, exist_ok=True)
+    (folder / "ops").symlink_to(compiled)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("INTRINSIC_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("INTRINSIC_BENCH_CACHE", str(folder))
         yield
 
 

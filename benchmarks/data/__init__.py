@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.methods import network_hash
 from generators.errors import unknown
 
 from .rooms.scenes import FINGERPRINT, SPLITS
@@ -17,6 +18,7 @@ class DataSpec:
         fingerprint: changes whenever a pixel may have changed; part of every cell.
         labels: sources of truth it offers; "exact" is the renderer's own.
         resolution: pixels a side unless a cell asks otherwise.
+        own: whether the pictures are the asked model's own.
     """
 
     name: str
@@ -27,6 +29,7 @@ class DataSpec:
     splits: tuple[str, ...]
     labels: tuple[str, ...] = ("exact",)
     resolution: int = 64
+    own: bool = False
 
 
 DATA: dict[str, DataSpec] = {
@@ -37,7 +40,17 @@ DATA: dict[str, DataSpec] = {
         "rooms",
         ("normal", "depth", "albedo", "shading"),
         SPLITS,
-    )
+    ),
+    "samples": DataSpec(
+        "samples",
+        "a model's own pictures, labeled by a predictor",
+        f"own-1-{network_hash()}",
+        "the model's",
+        ("normal", "depth", "albedo", "shading"),
+        ("train", "validation", "test"),
+        labels=("rooms-network",),
+        own=True,
+    ),
 }
 
 

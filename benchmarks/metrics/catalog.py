@@ -57,6 +57,7 @@ _LISTED = (
     Metric("abs_rel", _DEPTH, "AbsRel", "", True, False, 4),
     Metric("silog", _DEPTH, "SILog x 100", "", True, False, 2),
     Metric("si_rms", _COLOR, "Scale-invariant RMS", "", True, False, 4),
+    Metric("skill", _NORMAL + _DEPTH + _COLOR, "Skill over its own mean map", "%", False, False, 1),
     Metric("frechet_distance", _MODEL, "Frechet distance", "", True, True, 3),
     Metric("kernel_distance", _MODEL, "Kernel distance", "", True, False, 5),
 )

@@ -153,6 +153,14 @@ def load_rooms_network(path: Path = WEIGHTS, device: str = "cpu") -> RoomsNetwor
     return network.to(device).eval().requires_grad_(False)
 
 
+def maps_of(outputs: Tensor, intrinsic: str) -> Tensor:
+    """Maps (n c h w) in natural units from the network's outputs (n 10 h w)."""
+    maps = outputs[:, OUTPUTS[intrinsic]]
+    if intrinsic == "normal":
+        return unit(maps)
+    return maps * DEPTH_SCALE if intrinsic == "depth" else maps
+
+
 class SupervisedProbe:
     """The shipped network's maps: what a model trained for the purpose reaches, the probes' ceiling."""
 
@@ -165,15 +173,9 @@ class SupervisedProbe:
 
     def predict(self, examples: Examples) -> Tensor:
         """Maps (n c h w) in natural units."""
-        found = []
-        for start in range(0, len(examples), 32):
-            with torch.no_grad():
-                maps = self.network(examples.pictures[start : start + 32])[:, OUTPUTS[self.intrinsic.name]]
-            found.append(maps)
-        maps = torch.cat(found)
-        if self.intrinsic.name == "normal":
-            return unit(maps)
-        return maps * DEPTH_SCALE if self.intrinsic.name == "depth" else maps
+        with torch.no_grad():
+            outputs = torch.cat([self.network(part) for part in examples.pictures.split(32)])
+        return maps_of(outputs, self.intrinsic.name)
 
     def save(self, folder: Path) -> None:
         """The weights ship with the package; there is nothing to keep."""

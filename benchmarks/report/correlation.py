@@ -58,7 +58,7 @@ class Panel:
     @property
     def metric(self) -> Metric:
         """What stands on the y axis."""
-        return primary_metric(self.question.intrinsic)
+        return self.question.metric
 
     @property
     def title(self) -> str:
@@ -74,7 +74,7 @@ def find_panels(groups: Sequence[Group], facts: Mapping[str, Facts]) -> list[Pan
         cell = group.cell
         if not plain(cell):
             continue
-        told, value = facts[cell.model], summary(group, primary_metric(cell.intrinsic).name)
+        told, value = facts[cell.model], summary(group, group.question.metric.name)
         if value is None or main[(group.question, cell.method, told.family)] != group.setting:
             continue
         for quality in frechet_groups(cell.model, groups):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cell import canonical
-from benchmarks.metrics import primary_metric
 from benchmarks.metrics.statistics import Interval
 from probes.methods import METHODS
 
@@ -118,7 +117,7 @@ def _knob(
 
 
 def _points(members: Sequence[tuple[float, Group]], question: Question) -> tuple[tuple[float, Interval], ...]:
-    metric = primary_metric(question.intrinsic).name
+    metric = question.metric.name
     found = [(x, summary(group, metric)) for x, group in members]
     return tuple(
         sorted(((x, v) for x, v in found if v is not None), key=lambda point: (point[0], point[1].value))
@@ -150,7 +149,7 @@ def _random_level(
         same = group.question == like.question and group.cell.method == method and plain(group.cell)
         other = facts.get(group.cell.model)
         if same and other and (other.family, other.domain, other.trained) == (told.family, told.domain, 0):
-            value = summary(group, primary_metric(group.cell.intrinsic).name)
+            value = summary(group, group.question.metric.name)
             if value is not None and main[(group.question, method, told.family)] == group.setting:
                 return value.value
     return None
@@ -199,7 +198,7 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> 
             ax.axhline(curve.level, color=color, lw=1, ls="--")
     every = sorted({p[0] for curve in curves for p in curve.points})
     _scale(ax, kind.scale, every)
-    metric = primary_metric(question.intrinsic)
+    metric = question.metric
     unit = metric.unit_of(question.intrinsic)
     ax.set_title(f"{question.title}, data {question.context.data}")
     dashed = (

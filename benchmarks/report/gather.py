@@ -9,6 +9,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from benchmarks.cell import NO_INTRINSIC, NO_MODEL, Cell, Record, canonical
+from benchmarks.data import DATA
+from benchmarks.metrics import METRICS, Metric, primary_metric
 from probes.methods import METHODS
 
 from .reading import Results
@@ -38,6 +40,12 @@ class Question(NamedTuple):
     context: Context
     intrinsic: str
     alignment: str
+
+    @property
+    def metric(self) -> Metric:
+        """What stands for it where one number must do: the skill where every model has its own pictures."""
+        own = self.context.data in DATA and DATA[self.context.data].own
+        return METRICS["skill"] if own else primary_metric(self.intrinsic)
 
     @property
     def title(self) -> str:

@@ -124,7 +124,7 @@ def _section(
     main: Mapping[tuple[Question, str, str], str],
 ) -> Section:
     own = [g for g in groups if g.question == question]
-    metric = primary_metric(question.intrinsic)
+    metric = question.metric
     methods = probe_methods(own)
     shown = {
         (g.cell.model, g.cell.method): g
@@ -240,7 +240,7 @@ def _merge_ceilings(rows: list[Row], own: Sequence[Group], facts: Mapping[str, F
     title = METHODS["ceiling"].title
     owners: dict[tuple[str, float], list[str]] = {}
     for group in own:
-        value = summary(group, primary_metric(group.cell.intrinsic).name)
+        value = summary(group, group.question.metric.name)
         if group.cell.method == "ceiling" and value is not None:
             model = facts[group.cell.model]
             owners.setdefault((model.family, value.value), []).append(f"{title}: {model.title}")

@@ -96,7 +96,8 @@ def _share_gradients(parameters: list[nn.Parameter]) -> None:
         gradient.copy_(mean.view_as(gradient) / processes)
 
 
-def _save(path: Path, state: dict[str, object]) -> None:
+def save_state(path: Path, state: dict[str, object]) -> None:
+    """Write a checkpoint whole or not at all."""
     temporary = path.with_suffix(".tmp")
     torch.save(state, temporary)
     os.replace(temporary, path)
@@ -121,7 +122,7 @@ def train(run: Run, folder: Path, device: str = "cpu", every: float = 120.0) -> 
         first = state["step"]
 
     def snapshot(step: int) -> None:
-        _save(
+        save_state(
             checkpoint,
             {
                 "network": network.state_dict(),

@@ -29,7 +29,17 @@ def test_shipped_suites_load(name: str) -> None:
 
 
 def test_the_quick_suite_has_every_part() -> None:
-    cells = load_suite("rooms-quick").cells
+    everything = load_suite("rooms-quick").cells
+    gans = {
+        f"{f}.rooms64-{t}" for f in ("stylegan2", "stylegan-xl") for t in ("random", "s1", "s2", "s3", "s4")
+    }
+    for name in ("lora", "linear", "frechet"):
+        found = [c for c in everything if c.model in gans and c.method == name]
+        assert {c.model for c in found} == gans, name
+        assert {(c.data, c.labels) for c in found} == {
+            ("rooms", "exact") if name == "frechet" else ("samples", "rooms-network")
+        }
+    cells = [c for c in everything if c.model not in gans]
     models = {f"sd.rooms64-{tag}" for tag in ("random", "s1", "s2", "s3", "s4", "s5")}
     lora = [c for c in cells if c.method == "lora" and c.options["labels"] == "true"]
     assert {c.model for c in lora if c.intrinsic == "normal"} == models

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.cli import main
 from benchmarks.data.rooms.stock import open_stock, render_shard
-from generators import load
+from generators import load, stylegan2, stylegan_xl
 from generators.stable_diffusion import WEIGHTS_VARIABLE
 from generators.zoo.autoencoder import transform_colors
 from generators.zoo.diffusion import CPU_BUDGET, GPU_BUDGET, SCHEDULE, min_snr_weight, new_unet, stage_steps
@@ -106,6 +106,13 @@ def test_every_command_of_the_zoo_on_a_tiny_budget(tmp_path: Path, monkeypatch: 
     zoo("render", folder, "--scenes", "96", "--shard", "48")
     for what in ("text", "autoencoder", "network", "unet"):
         zoo("train", folder, what, "--steps", "2" if what != "unet" else "50", "--batch", "4")
+    zoo("train", folder, "features", "--steps", "2", "--batch", "4")
+    for family, read in (("stylegan2", stylegan2.read), ("stylegan-xl", stylegan_xl.read)):
+        zoo("train", folder, family, "--steps", "13", "--batch", "2")
+        kept = sorted(p.stem for p in (tmp_path / f"{family}.rooms64").iterdir())
+        assert kept == ["s1", "s2", "s3", "s4"]
+        first, last = (read(tmp_path / f"{family}.rooms64" / f"{s}.safetensors") for s in ("s1", "s4"))
+        assert not torch.equal(first.mapping.fc0.weight, last.mapping.fc0.weight)
     assert (tmp_path / "network" / "rooms.safetensors").stat().st_size > 1e6
     made = tmp_path / "sd.rooms64"
     assert {"unet", "unet-s1", "unet-s2", "unet-s3", "unet-s4", "vae", "text_encoder"} <= {

@@ -1,0 +1,56 @@
+"""A generator's own pictures, labeled by a predictor: how models that take no pictures are probed.
+
+Nobody knows the true maps of a picture a generator made up. What the predictor says of it is taken for
+the truth; its own error on renders, where the truth is known, is the ceiling of every such number
+(method `supervised` on data `rooms`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from generators.base import Generator
+from probes.intrinsics import INTRINSICS
+from probes.task import Examples
+
+BATCH = 32
+# First seed of a split; no two splits share a picture, nor with the Frechet distance's samples.
+FIRST_SEED: Mapping[str, int] = {"train": 200_000_000, "validation": 100_000_000, "test": 110_000_000}
+
+
+def draw(generator: Generator, split: str, rows: range) -> dict[str, Tensor]:
+    """Pictures (n 3 h w), 8 bit, and codes ("code.NAME") of a split's seeds."""
+    parts: list[dict[str, Tensor]] = []
+    for start in range(rows.start, rows.stop, BATCH):
+        seeds = [FIRST_SEED[split] + i for i in range(start, min(start + BATCH, rows.stop))]
+        sample = generator.sample(seeds)
+        pictures = ((sample.images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        code = {f"code.{name}": value.cpu() for name, value in sample.code.items()}
+        parts.append({"pictures": pictures.cpu(), **code})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def label(pictures: Tensor) -> dict[str, Tensor]:
+    """Maps ("maps.NAME", natural units) the rooms' supervised network sees in pictures (n 3 h w), 8 bit."""
+    from benchmarks.predictors.rooms import load_rooms_network, maps_of
+
+    network, seen = load_rooms_network(), _plain(pictures, {}).pictures
+    with torch.no_grad():
+        outputs = torch.cat([network(part) for part in seen.split(BATCH)])
+    return {f"maps.{name}": maps_of(outputs, name) for name in INTRINSICS}
+
+
+def _plain(pictures: Tensor, maps: Mapping[str, Tensor]) -> Examples:
+    mask = torch.ones_like(pictures[:, :1], dtype=torch.bool)
+    return Examples(pictures.float() / 127.5 - 1, maps, mask)
+
+
+def examples(tensors: Mapping[str, Tensor]) -> Examples:
+    """What `draw` and `label` gave, together."""
+    maps = {k.removeprefix("maps."): v for k, v in tensors.items() if k.startswith("maps.")}
+    code = {k.removeprefix("code."): v for k, v in tensors.items() if k.startswith("code.")}
+    seen = _plain(tensors["pictures"], maps)
+    return Examples(seen.pictures, maps, seen.mask, code)

@@ -1,0 +1,210 @@
+"""`intrinsic-bench fetch`: published weights onto this machine, with their licence shown first."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from generators.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from generators.base import GeneratorSpec
+    from generators.checkpoints.transfer import Progress
+    from generators.sources import Source
+
+INTERRUPTED = 130  # exit status of Ctrl-C
+STEP = 10  # per cent between two lines, where there is no terminal for a bar
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--accept-licence", "--accept-license", is_flag=True, help="Accept the licence that is shown.")
+@click.option("--from", "path", type=click.Path(path_type=Path), help="Copy a local file instead.")
+@click.option("--list", "listed", is_flag=True, help="Show what can be fetched, how large it is, its state.")
+def fetch(name: str | None, accept_licence: bool, path: Path | None, listed: bool) -> None:
+    """Fetch the weights of the model NAME; run it again to continue what broke off.
+
+    Exit status: 0 the weights are there, 2 something to mend, 130 stopped by Ctrl-C.
+    """
+    if listed:
+        _list()
+    elif name is None:
+        raise UserError(
+            "fetch", "no model is named", "what there is: intrinsic-bench fetch --list", "name one"
+        )
+    else:
+        _fetch(name, accept_licence, path)
+
+
+def _fetch(name: str, accept_licence: bool, path: Path | None) -> None:
+    from generators import registry, stable_diffusion
+    from generators.sources import SOURCES, source_of
+
+    if name in SOURCES:
+        _fetch_file(name, SOURCES[name], accept_licence, path)
+        return
+    spec = _spec(name)
+    if spec.embedded:
+        click.echo(f"{name}: nothing to fetch: its weights come with this package ({spec.licence})")
+    elif registry.family_module(name) is stable_diffusion:
+        _fetch_folder(spec, path)
+    else:
+        _fetch_file(name, source_of(spec), accept_licence, path)
+
+
+def _spec(name: str) -> GeneratorSpec:
+    """A registered model; for a name nobody knows the error also lists what only has a source."""
+    from generators import registry
+    from generators.sources import SOURCES
+
+    names = {s.name: s for s in registry.specs()}
+    if name not in names and name.split(".")[0] not in registry.broken_plugins():
+        raise unknown("model", name, dict.fromkeys([*SOURCES, *names]), "see: intrinsic-bench fetch --list")
+    return registry.spec(name)
+
+
+def _fetch_file(name: str, source: Source, accept_licence: bool, path: Path | None) -> None:
+    from generators.checkpoints.download import fetch as fetch_file
+    from generators.checkpoints.download import provenance, weights_folder
+
+    with _stopping(name), _progress(name) as progress:
+        found = fetch_file(
+            name, source, accept_licence=accept_licence, from_path=path, progress=progress, say=_say
+        )
+    click.echo(str(found))
+    if found.parent == weights_folder():
+        said = provenance(found)
+        _say(f"sha256 {said['sha256']} ({said['hash']})")
+
+
+def _fetch_folder(spec: GeneratorSpec, path: Path | None) -> None:
+    """A diffusers folder, by the client of the hub, which has its own cache, bars and checks."""
+    from generators import stable_diffusion
+
+    variable = stable_diffusion.WEIGHTS_VARIABLE
+    if path is not None:
+        raise UserError(
+            f"fetch {spec.name} --from {path}",
+            "this model is a folder in diffusers' layout, which is used where it is",
+            f"licence {spec.licence}",
+            f"set {variable} to the folder that holds it under the name {spec.name}/",
+        )
+    if stable_diffusion._local(spec) is None:
+        _say(f"{spec.name}: licence: {spec.licence}\nfrom hub:{spec.source}")
+    with _stopping(spec.name):
+        click.echo(str(stable_diffusion._folder(spec)))
+
+
+def _say(text: str) -> None:
+    """What goes on; only the path of the weights goes to standard output."""
+    click.echo(text, err=True)
+
+
+@contextmanager
+def _stopping(name: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"stopped; what came is kept. To continue, run again: intrinsic-bench fetch {name}")
+        sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Progress]:
+    """A bar on a terminal, a line per ten per cent elsewhere."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        progress.TextColumn(name),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Lines:
+    """One line whenever another tenth is there; of a file of unknown size one per 100 MB."""
+
+    def __init__(self) -> None:
+        self.last = -1
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Bytes there, bytes in all or None."""
+        from generators.checkpoints.transfer import megabytes
+
+        mark = done * 100 // total // STEP if total else done // 100_000_000
+        if mark == self.last:
+            return
+        self.last = mark
+        share = f"{mark * STEP:3} %, " if total else ""
+        _say(f"{share}{megabytes(done)}" + (f" of {megabytes(total)}" if total else ""))
+
+
+def _list() -> None:
+    from generators import registry
+    from generators.checkpoints.transfer import megabytes
+    from generators.sources import SOURCES
+
+    rows = [("name", "size", "licence", "--accept-licence", "state")]
+    for name, source in SOURCES.items():
+        needed = "needed" if source.non_commercial else "-"
+        rows.append((name, megabytes(source.bytes), source.licence, needed, _state(name, source)))
+    for spec in registry.specs():
+        if not spec.embedded and spec.name not in SOURCES:
+            rows.append((spec.name, "?", spec.licence, "-", _state_of_other(spec)))
+    _print(rows)
+    click.echo("all other models come with this package")
+
+
+def _print(rows: Sequence[Sequence[str]]) -> None:
+    from .cli import _columns
+
+    _columns(rows)
+
+
+def _state(name: str, source: Source) -> str:
+    from generators.checkpoints.download import fetched_path, own_path, part_bytes, provenance
+    from generators.checkpoints.transfer import megabytes
+
+    own, fetched = own_path(name), fetched_path(name)
+    if own is not None:
+        return f"your own: {own}"
+    if fetched is not None:
+        said = provenance(fetched)
+        return "fetched" if said.get("verified") else "fetched, unverified"
+    if part_bytes(name):
+        return f"begun, {megabytes(part_bytes(name))}"
+    return "not here" if source.urls or source.mirrors else "not here, needs --from PATH"
+
+
+def _state_of_other(spec: GeneratorSpec) -> str:
+    """Of a model of Stable Diffusion, or of a plugin."""
+    from generators import registry, stable_diffusion
+    from generators.checkpoints.download import own_path
+    from generators.sources import source_of
+
+    if registry.family_module(spec.name) is not stable_diffusion:
+        try:
+            return _state(spec.name, source_of(spec))
+        except UserError:
+            return "its plugin knows"
+    if own_path(spec.name) is not None:
+        return f"your own: {own_path(spec.name)}"
+    from huggingface_hub import try_to_load_from_cache
+
+    file = f"{spec.options['unet']}/diffusion_pytorch_model.safetensors"
+    cached = try_to_load_from_cache(str(spec.source), file, revision=spec.revision)
+    return "fetched, in the hub's cache" if isinstance(cached, str) else "not here"

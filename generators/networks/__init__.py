@@ -1,0 +1,1 @@
+"""The networks themselves, in the official parameter names; imported when a generator is loaded."""

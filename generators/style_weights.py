@@ -1,0 +1,155 @@
+"""The StyleGANs' specs, and where their weights come from: the zoo's files, or an official pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .base import GeneratorSpec
+from .errors import UserError
+from .sources import SOURCES
+
+ZOO = Path(__file__).parent / "zoo" / "weights"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What the specs of a StyleGAN family share.
+
+    Attributes:
+        name: first part of its models' names.
+        title: as tables call it.
+        rooms: constructor arguments of the zoo's network.
+        random_seed: of the weights training starts from, and of the model NAME.rooms64-random.
+        target_sets: choices of layers for LoRA beside all affine ones.
+    """
+
+    name: str
+    title: str
+    rooms: Mapping[str, Any]
+    random_seed: int
+    target_sets: Mapping[str, str]
+
+    def _spec(self, tag: str, **fields: Any) -> GeneratorSpec:
+        return GeneratorSpec(
+            name=f"{self.name}.{tag}",
+            family=self.title,
+            takes="seeds",
+            space="pixels",
+            lora_targets=("affine",),
+            target_sets=self.target_sets,
+            **fields,
+        )
+
+    def zoo(self) -> list[GeneratorSpec]:
+        """The embedded models: random initialization, and the stages of one training."""
+        stages = {"random": 0.0, "s1": 2 / 35, "s2": 1 / 7, "s3": 3 / 7, "s4": 1.0}
+        return [self._stage(tag, trained) for tag, trained in stages.items()]
+
+    def _stage(self, tag: str, trained: float) -> GeneratorSpec:
+        options: dict[str, Any] = {"stage": tag, "config": self.rooms}
+        share = f"{trained:.0%}".replace("%", " %") if trained else "random init"
+        if tag == "random":
+            options["random_seed"] = self.random_seed
+        return self._spec(
+            f"rooms64-{tag}",
+            title=f"{self.title} rooms, {share}",
+            resolution=64,
+            domain="rooms",
+            licence="Apache-2.0",
+            source=str(ZOO / f"{self.name}.rooms64"),
+            citation="this package, generators/zoo",
+            trained=trained,
+            embedded=True,
+            options=options,
+        )
+
+    def official(self, tag: str, config: Mapping[str, Any], **fields: Any) -> GeneratorSpec:
+        """A published model; `config` counts its parameters without weights, a file brings its own."""
+        source = SOURCES[f"{self.name}.{tag}"]
+        return self._spec(
+            tag,
+            licence=source.licence,
+            source=source.urls[0] if source.urls else None,
+            options={"config": config, "sha256": source.sha256},
+            **fields,
+        )
+
+
+@cache
+def _file_hash(path: Path, size: int, changed: int) -> str:
+    """Hash of a file that has this size and time of change; asked once for each."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def zoo_file(spec: GeneratorSpec) -> Path:
+    """The file of a trained zoo model."""
+    return Path(str(spec.source)) / f"{spec.options['stage']}.safetensors"
+
+
+def weights_file(spec: GeneratorSpec) -> Path | None:
+    """The file a model is loaded from, None for random initialization or where it is not on this machine."""
+    from .checkpoints.download import local_path
+
+    if spec.options.get("random_seed") is not None:
+        return None
+    if spec.embedded:
+        return zoo_file(spec) if zoo_file(spec).exists() else None
+    return local_path(spec.name)
+
+
+def identity(spec: GeneratorSpec) -> str:
+    """Hash of the weights, or of the configuration and the seed; the address where there is no file yet."""
+    truncation = f"-psi{spec.options.get('truncation_psi', 1.0)}"
+    seed = spec.options.get("random_seed")
+    if seed is not None:
+        made = json.dumps(spec.options["config"], sort_keys=True)
+        return f"{hashlib.sha256(made.encode()).hexdigest()[:16]}-seed{seed}{truncation}"
+    path = weights_file(spec)
+    if path is None:
+        return f"{spec.source or 'a local file'}@{spec.options.get('sha256') or 'unverified'}"
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns) + truncation
+
+
+def find_weights(spec: GeneratorSpec) -> Path:
+    """The file a model is loaded from; raises UserError and says how to get it."""
+    path = weights_file(spec)
+    if path is not None:
+        return path
+    if spec.embedded:
+        raise UserError(
+            f"model {spec.name!r}",
+            "its weights belong to this package and are not there",
+            f"expected file: generators/zoo/weights/{'/'.join(zoo_file(spec).parts[-2:])}",
+            "install the package again, or fetch the repository's large files",
+        )
+    raise UserError(
+        f"model {spec.name!r}",
+        "its weights are not on this machine",
+        f"source: {spec.source or 'none was ever published'}; licence: {spec.licence}",
+        f"intrinsic-bench fetch {spec.name}"
+        + ("" if spec.source else " --from PATH")
+        + f", or put {spec.name}.pkl into the folder INTRINSIC_BENCH_WEIGHTS names",
+    )
+
+
+def affine_parameters(network: Any, rank: int) -> int:
+    """Parameters of LoRA on every affine layer of the synthesis network."""
+    from torch import nn
+
+    layers = [m for n, m in network.synthesis.named_modules() if n.endswith("affine")]
+    return sum(rank * (m.in_features + m.out_features) for m in layers if isinstance(m, nn.Linear))
+
+
+def count_parameters(network: Any, rank: int) -> dict[str, int]:
+    """Parameters of a generator, of its synthesis network, and of LoRA on its affine layers."""
+    sizes = {"parameters": network, "synthesis": network.synthesis, "mapping": network.mapping}
+    found = {name: sum(p.numel() for p in part.parameters()) for name, part in sizes.items()}
+    return found | {"lora_parameters": affine_parameters(network, rank)}

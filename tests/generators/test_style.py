@@ -1,0 +1,100 @@
+"""StyleGANs behind the contract: the facts of the paper, seeds in, w as the code, where weights come from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from generators import load, registry
+from generators.errors import UserError
+from generators.style_weights import find_weights
+from generators.stylegan2 import ROOMS
+from generators.testing import check_generator
+from tests.checkpoints.emulate import write_nvidia
+
+FAMILIES = ("stylegan2", "stylegan-xl")
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "lora"),
+    [
+        ("stylegan2.ffhq256", 24_767_458, 141_312),
+        ("stylegan2.bedroom256", 24_767_458, 141_312),
+        ("stylegan-xl.ffhq256", 67_928_945, 194_744),
+        ("stylegan-xl.imagenet256", 166_267_046, 342_528),
+    ],
+)
+def test_counts_of_the_paper(name: str, parameters: int, lora: int) -> None:
+    """Table 6 of the paper: 0.14 M of 24.8 M, and 0.19 M of 67.9 M."""
+    found = registry.family_module(name).count(registry.spec(name))
+    assert (found["parameters"], found["lora_parameters"]) == (parameters, lora)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [f"{f}.rooms64-{s}" for f in FAMILIES for s in ("random", "s4")])
+def test_embedded_models_keep_the_contract(name: str) -> None:
+    assert check_generator(name) == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_picture_depends_on_its_seed_alone(family: str) -> None:
+    generator = load(f"{family}.rooms64-random")
+    both, one = generator.sample([7, 8]), generator.sample([8])
+    torch.testing.assert_close(both.images[1:], one.images, rtol=0, atol=1e-4)
+    torch.testing.assert_close(generator.forward(one.code, "normal").clamp(-1, 1), one.images)
+    assert set(one.code) == {"w"} and one.code["w"].shape[1] == generator.network.num_ws
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_given_picture_has_no_code(family: str) -> None:
+    with pytest.raises(UserError, match="samples"):
+        load(f"{family}.rooms64-random").embed(torch.zeros(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_truncation_moves_the_code_towards_the_average(family: str) -> None:
+    generator = load(f"{family}.rooms64-random")
+    center = generator.mapping.w_avg.normal_(generator=torch.Generator().manual_seed(0))
+    free = generator.sample([3]).code["w"]
+    generator.psi = 0.5
+    torch.testing.assert_close(generator.sample([3]).code["w"], center + 0.5 * (free - center))
+
+
+@pytest.mark.parametrize("name", ["stylegan2.ffhq256", "stylegan-xl.ffhq256"])
+def test_missing_weights_say_how_to_fetch_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTRINSIC_BENCH_CACHE", str(tmp_path))
+    monkeypatch.delenv("INTRINSIC_BENCH_WEIGHTS", raising=False)
+    with pytest.raises(UserError, match=f"fetch {name}"):
+        load(name)
+    assert registry.identity(name).startswith("https://")
+
+
+def test_a_model_nobody_published_asks_for_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTRINSIC_BENCH_CACHE", str(tmp_path))
+    monkeypatch.delenv("INTRINSIC_BENCH_WEIGHTS", raising=False)
+    with pytest.raises(UserError, match="--from PATH"):
+        find_weights(registry.spec("stylegan2.bedroom256"))
+
+
+def test_an_official_pickle_in_the_weights_folder_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way of a user's file: name, pickle, picture; the hash is the model's identity."""
+    from generators.networks import stylegan2
+
+    network = stylegan2.initialize(stylegan2.Generator(**ROOMS), 5)
+    official = {name: value.contiguous() for name, value in stylegan2.unfold(network).items()}
+    monkeypatch.setenv("INTRINSIC_BENCH_WEIGHTS", str(tmp_path))
+    write_nvidia(tmp_path / "stylegan2.bedroom256.pkl", "Generator", ROOMS, official)
+    before = registry.identity("stylegan2.bedroom256")
+    generator = load("stylegan2.bedroom256")
+    with torch.no_grad():
+        expected = network.eval()(torch.randn(1, 128, generator=torch.Generator().manual_seed(4)))
+    torch.testing.assert_close(generator.sample([4]).images, expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
+    (tmp_path / "stylegan2.bedroom256.pkl").unlink()
+    write_nvidia(
+        tmp_path / "stylegan2.bedroom256.pkl", "Generator", ROOMS, {n: v * 1.1 for n, v in official.items()}
+    )
+    assert registry.identity("stylegan2.bedroom256") != before
