@@ -84,6 +84,12 @@ def grids(store: Path, groups: Sequence[Group], facts: Mapping[str, Facts]) -> l
     return list(found.values())
 
 
+def _truth(question: Question) -> str:
+    """What the maps beside the pictures are: the truth, or what a predictor takes for it."""
+    labels = question.context.labels
+    return "truth" if labels == "exact" else f"label ({labels})"
+
+
 def _shown(group: Group, facts: Mapping[str, Facts], main: Mapping[tuple[Question, str, str], str]) -> bool:
     cell = group.cell
     if cell.method in CONTROLS:
@@ -153,7 +159,7 @@ def _blocks(grid: Grid, methods: Sequence[str], facts: Mapping[str, Facts]) -> l
     for number in range(min(PICTURES, len(grid.any["picture"]))):
         for method in used:
             first = method == used[0]
-            heads = ["picture", "truth", *(facts[m].title for m in models)] if first else []
+            heads = ["picture", _truth(grid.question), *(facts[m].title for m in models)] if first else []
             keys = [(model, method) for model in models]
             blocks.append(Block(METHODS[method].title, heads, _rows(grid, number, keys, first)))
         if controls:
@@ -185,12 +191,15 @@ def _overview(found: Sequence[Grid], methods: Sequence[str], facts: Mapping[str,
     """The first picture of every grid of the first question's data, by the first method."""
     context = found[0].question.context
     same = [g for g in found if g.question.context == context]
+    if len({grid.any["picture"].tobytes() for grid in same}) > 1:  # every model has its own: the last ones
+        whole = [g for g in same if any(m in facts and facts[m].trained in (None, 1) for m, _ in g.maps)]
+        same = whole or same
     blocks: list[Block] = []
     said: list[str] = []
     for grid in same:
         method = next((m for m in methods if any(key[1] == m for key in grid.maps)), None)
         models = [name for name in facts if any(model == name for model, _ in grid.maps)]
-        heads = ["picture", "truth", *(facts[m].title for m in models)]
+        heads = ["picture", _truth(grid.question), *(facts[m].title for m in models)]
         if method and models:
             rows = _rows(grid, 0, [(model, method) for model in models], True)
             label = f"{grid.question.title}, {METHODS[method].title}"

@@ -94,7 +94,7 @@ class MappingNetwork(nn.Module):
         layer_features: int | None = None,
         activation: str = "lrelu",
         lr_multiplier: float = 0.01,
-        w_avg_beta: float = 0.995,
+        w_avg_beta: float | None = 0.995,
     ) -> None:
         super().__init__()
         self.z_dim, self.c_dim, self.w_dim, self.num_ws = z_dim, c_dim, w_dim, num_ws
@@ -106,7 +106,8 @@ class MappingNetwork(nn.Module):
             self.embed = nn.Linear(c_dim, embedded)
         for index in range(num_layers):
             setattr(self, f"fc{index}", nn.Linear(widths[index], widths[index + 1]))
-        self.register_buffer("w_avg", torch.zeros(w_dim))
+        if w_avg_beta is not None:  # without it there is no center to truncate to
+            self.register_buffer("w_avg", torch.zeros(w_dim))
 
     def gains(self) -> dict[str, float]:
         """Equalized gain of every parameter."""
@@ -135,11 +136,13 @@ class MappingNetwork(nn.Module):
             x = torch.cat([x, normalize_2nd_moment(dense(c.float(), self.embed))], 1)
         for index in range(self.num_layers):
             x = dense(x, getattr(self, f"fc{index}"), self.activation)
-        if update_w_avg:
+        if update_w_avg and self.w_avg_beta is not None:
             self.w_avg.copy_(x.detach().mean(0).lerp(self.w_avg, self.w_avg_beta))
         ws = x[:, None].repeat(1, self.num_ws, 1)
         if truncation_psi == 1:
             return ws
+        if self.w_avg_beta is None:
+            raise ValueError("this network keeps no average of w, so there is nothing to truncate to")
         cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
         return torch.cat([self.w_avg.lerp(ws[:, :cutoff], truncation_psi), ws[:, cutoff:]], 1)
 

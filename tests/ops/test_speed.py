@@ -7,7 +7,7 @@ from benchmarks.speed import ops as speed
 
 
 def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = speed.Case("small", "bias_act", (1, 2, 4, 4), {"act": "lrelu"}, biased=True)
+    small = speed.Case("small", "bias_act", (4, 16, 64, 64), {"act": "lrelu"}, biased=True)
     monkeypatch.setattr(speed, "CASES", (small,))
     monkeypatch.setattr(speed.torch.cuda, "is_available", lambda: False)
     run = CliRunner().invoke(speed.main, ["--rounds", "1"], catch_exceptions=False)

@@ -8,13 +8,14 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
+from generators import load, registry
 from generators.errors import UserError
 from generators.random_init import blend_noise, reinitialized
 from probes import controls, finetune, lora
 from probes.fit import Diverged, batches, schedule, shuffled
 from probes.intrinsics import INTRINSICS, unit
 from probes.methods import METHODS, fill_options
-from probes.task import Task, seed_for, stream
+from probes.task import Examples, Task, seed_for, stream
 from tests.probes.tiny import TinyGenerator, _Network, examples
 
 
@@ -192,3 +193,18 @@ def test_every_method_names_a_function_that_exists() -> None:
     from probes.methods import method_fit
 
     assert all(callable(method_fit(name)) for name in METHODS)
+
+
+def test_a_layer_narrower_than_the_rank_is_adapted_all_the_same() -> None:
+    """StyleGAN-XL's input affine has four outputs; the paper's 0.19 M counts it at rank 8."""
+    generator = load("stylegan-xl.rooms64-random")
+    code = generator.sample([0, 1]).code
+    maps = torch.nn.functional.normalize(torch.randn(2, 3, 64, 64), dim=1)
+    seen = Examples(torch.zeros(2, 3, 64, 64), {"normal": maps}, torch.ones(2, 1, 64, 64) > 0, code, maps)
+    options = fill_options("lora", {"steps": 1, "batch": 2})
+    probe = lora.fit(Task(generator, INTRINSICS["normal"], seen, seen, options, 0))
+    assert (
+        probe.parameters
+        == registry.family_module(generator.spec.name).count(generator.spec)["lora_parameters"]
+    )
+    probe.release()
