@@ -11,6 +11,7 @@ from generators.style_weights import find_weights
 from generators.stylegan2 import ROOMS
 from generators.testing import check_generator
 from tests.checkpoints.emulate import write_nvidia
+from tests.checkpoints.golden_networks import layer_attributes, networks
 
 FAMILIES = ("stylegan2", "stylegan-xl")
 
@@ -98,3 +99,24 @@ def test_an_official_pickle_in_the_weights_folder_is_used(
         tmp_path / "stylegan2.bedroom256.pkl", "Generator", ROOMS, {n: v * 1.1 for n, v in official.items()}
     )
     assert registry.identity("stylegan2.bedroom256") != before
+
+
+@pytest.mark.parametrize(("family", "pattern"), [("stylegan2", "sg2_*.json"), ("stylegan-xl", "xl_*.json")])
+def test_a_conditional_network_draws_its_class_from_the_seed(
+    family: str, pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As stylegan-xl.imagenet256 is: the class is part of what a seed decides, not of the batch."""
+    found = [g for g in networks(pattern) if any("embed" in n and g.state()[n].ndim == 2 for n in g.state())]
+    found = [g for g in found if (g.facts.get("c_dim") or g.facts.get("init_kwargs", {}).get("c_dim"))]
+    if not found:
+        pytest.skip("no conditional network among the golden vectors")
+    monkeypatch.setenv("INTRINSIC_BENCH_WEIGHTS", str(tmp_path))
+    name = {"stylegan2": "stylegan2.bedroom256", "stylegan-xl": "stylegan-xl.imagenet256"}[family]
+    golden, path = found[0], tmp_path / f"{name}.pkl"
+    attributes = layer_attributes(golden)
+    write_nvidia(path, golden.class_name, golden.init_kwargs, golden.state(), attributes_by_module=attributes)
+    generator = load(name)
+    batch, alone = generator.sample([4, 5, 6]), generator.sample([6])
+    torch.testing.assert_close(batch.images[2:], alone.images, rtol=0, atol=1e-4)
+    _, labels = generator._latents(range(40))
+    assert labels is not None and len(labels.argmax(1).unique()) > 1 and (labels.sum(1) == 1).all()

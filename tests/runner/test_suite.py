@@ -35,7 +35,8 @@ def test_the_quick_suite_has_every_part() -> None:
     }
     for name in ("lora", "linear", "frechet"):
         found = [c for c in everything if c.model in gans and c.method == name]
-        assert {c.model for c in found} == gans, name
+        ends = {m for m in gans if m.endswith(("random", "s4"))}
+        assert {c.model for c in found} == (ends if name == "lora" else gans), name
         assert {(c.data, c.labels) for c in found} == {
             ("rooms", "exact") if name == "frechet" else ("samples", "rooms-network")
         }
