@@ -132,7 +132,7 @@ def overviews(sections: Sequence[Section]) -> list[Overview]:
         columns = [(s, key) for s in together for key in s.columns]
         titles = {row.model: row.title for s in together for row in all_rows(s)}
         rows = [(title, _overview_row(model, columns)) for model, title in titles.items()]
-        found.append(Overview([(s.question.title, s.columns[key]) for s, key in columns], rows))
+        found.append(Overview([(s.question.short, s.columns[key]) for s, key in columns], rows))
     return [one for one in found if one.rows]
 
 

@@ -48,6 +48,11 @@ class Question(NamedTuple):
         return METRICS["skill"] if own else primary_metric(self.intrinsic)
 
     @property
+    def short(self) -> str:
+        """Title where the metric is not told: it says so where that is not the intrinsic's usual one."""
+        return self.title if self.metric.primary else f"{self.title} ({self.metric.name}, {self.metric.unit})"
+
+    @property
     def title(self) -> str:
         """As headings call it."""
         return self.intrinsic if self.alignment == "none" else f"{self.intrinsic} ({self.alignment} aligned)"

@@ -90,7 +90,9 @@ seeds and test pictures, and the number of seeds (2/3: one of three is missing).
 among the trained models is <b class=best>marked</b>; models whose intervals overlap may well be equal.
 Controls say what a probe reaches without the knowledge asked for: the mean map, the picture's own colors,
 a model that was never trained, labels of other pictures, noise in the weights. The decoder ceiling is what
-a perfect latent would score; a supervised network shows what the data allow. &darr; lower is better.</p>"""
+a perfect latent would score; a supervised network shows what the data allow. &darr; lower is better.
+Models that make their own pictures are compared by skill: 100 (1 - error / error of the mean map of these
+pictures).</p>"""
 
 
 def _legend() -> str:

@@ -405,3 +405,4 @@ def test_models_with_pictures_of_their_own_are_compared_by_skill() -> None:
     shared = Question(Context("rooms", "w", 64, "exact"), "normal", "none")
     assert own.metric.name == "skill" and not own.metric.lower_is_better
     assert shared.metric.name == "mean_angular_error"
+    assert own.short == "normal (skill, %)" and shared.short == "normal"
