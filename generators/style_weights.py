@@ -130,14 +130,9 @@ def find_weights(spec: GeneratorSpec) -> Path:
             f"expected file: generators/zoo/weights/{'/'.join(zoo_file(spec).parts[-2:])}",
             "install the package again, or fetch the repository's large files",
         )
-    raise UserError(
-        f"model {spec.name!r}",
-        "its weights are not on this machine",
-        f"source: {spec.source or 'none was ever published'}; licence: {spec.licence}",
-        f"intrinsic-bench fetch {spec.name}"
-        + ("" if spec.source else " --from PATH")
-        + f", or put {spec.name}.pkl into the folder INTRINSIC_BENCH_WEIGHTS names",
-    )
+    from .checkpoints.download import required_path
+
+    return required_path(spec.name, published=spec.source is not None)
 
 
 def affine_parameters(network: Any, rank: int) -> int:

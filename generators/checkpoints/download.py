@@ -87,13 +87,18 @@ def local_path(name: str) -> Path | None:
     return own_path(name) or fetched_path(name)
 
 
-def required_path(name: str) -> Path:
-    """As `local_path`; raises UserError, which says how to get them, if they are not there."""
+def required_path(name: str, published: bool = True) -> Path:
+    """As `local_path`; raises UserError, which says how to get them, if they are not there.
+
+    Args:
+        published: whether there is an address to fetch them from.
+    """
     found = local_path(name)
     if found is not None:
         return found
     own = os.environ.get(WEIGHTS_VARIABLE)
-    todo = f"intrinsic-bench fetch {name}, or set {WEIGHTS_VARIABLE} to a folder that holds {name}.pkl"
+    fetching = f"intrinsic-bench fetch {name}{'' if published else ' --from PATH'}"
+    todo = f"{fetching}, or set {WEIGHTS_VARIABLE} to a folder that holds {name}.pkl"
     places = [f"{WEIGHTS_VARIABLE}={own}" if own else f"{WEIGHTS_VARIABLE} (not set)", str(weights_folder())]
     wrong = "its weights are not on this machine"
     raise UserError(f"model {name!r}", wrong, f"looked in {' and '.join(places)}", todo)
