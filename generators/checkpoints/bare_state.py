@@ -36,7 +36,7 @@ def write_state(
     Args:
         path: the file, replaced if it is there.
         state: parameters and persistent buffers.
-        class_name: "Generator" or "SuperresGenerator".
+        class_name: "Generator", "SuperresGenerator", "Net2NetTransformer" or another of official code.
         init_kwargs: keyword arguments of the constructor, as JSON can hold them.
         modules: facts of modules, which a SuperresGenerator is rebuilt from.
     """

@@ -40,6 +40,7 @@ from .transfer import (
 
 WEIGHTS_VARIABLE = "INTRINSIC_BENCH_WEIGHTS"  # a folder of the user's own files, always looked at first
 SUFFIXES = (".pkl", ".safetensors", ".ckpt")  # in the order in which they are looked for
+SETTINGS = ".yaml"  # what a checkpoint that needs settings has beside it, under its own name
 
 
 def _ignore(*_: object) -> None:
@@ -198,6 +199,16 @@ def _copy(name: str, source: Source, given: Path, part: Part, progress: Progress
     )
 
 
+def _checked_files(name: str, source: Source, given: Path) -> tuple[Path, Path | None]:
+    """The file of weights, and of settings where the model needs some, of a local path."""
+    if source.settings and (given.is_dir() or given.suffix == ".ckpt") and given.exists():
+        from .taming import taming_files
+
+        weights, *settings = taming_files(given)
+        return _checked_file(name, weights), settings[0] if settings else None
+    return _checked_file(name, given), None
+
+
 def _checked_file(name: str, given: Path) -> Path:
     asked = f"fetch {name} --from {given}"
     if not given.is_file():
@@ -243,7 +254,8 @@ def fetch(
 
     Args:
         accept_licence: whether the user accepts the licence; needed for non-commercial ones.
-        from_path: a local file to copy instead of downloading one.
+        from_path: a local file to copy instead of downloading one; of a model with settings a checkpoint
+            whose YAML file lies where it was published, or the folder of both.
         progress: called with the bytes there and the bytes in all.
         say: called with a line of what goes on.
 
@@ -253,7 +265,7 @@ def fetch(
     if own is not None and from_path is None:
         say(f"your own file is used ({WEIGHTS_VARIABLE}); nothing was fetched or verified")
         return own
-    given = _checked_file(name, from_path) if from_path is not None else None
+    given, settings = _checked_files(name, source, from_path) if from_path is not None else (None, None)
     if fetched_path(name) is None:
         _check_place(name, source, given)
         check_licence(name, source, accept_licence)
@@ -271,7 +283,16 @@ def fetch(
             address, sha256 = f"local file {given}", _copy(name, source, given, part, progress)
         else:
             address, sha256 = _download(name, source, part, network, progress, say)
+        if settings is not None:
+            _copy_settings(settings, target.with_suffix(SETTINGS))
         return _finish(part, target, _facts(name, source, address, sha256, part.size(), accept_licence))
+
+
+def _copy_settings(settings: Path, target: Path) -> None:
+    """The YAML file of a checkpoint under the checkpoint's name, in place before the checkpoint is."""
+    part = target.with_name(f"{target.name}.part")
+    part.write_bytes(settings.read_bytes())
+    os.replace(part, target)
 
 
 def _suffix(source: Source) -> str:

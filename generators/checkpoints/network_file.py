@@ -36,12 +36,13 @@ class NetworkFile:
     """One network of a file, as read: nothing has been built from it.
 
     Args:
-        layout: "nvidia", "tensorflow" or "safetensors".
+        layout: "nvidia", "tensorflow", "lightning" or "safetensors".
         class_name: "Generator", "SuperresGenerator" or another of the file's own names.
         init_kwargs: keyword arguments of the network's constructor, plain values.
         state: parameters and persistent buffers on the CPU, by official PyTorch name. Tensors may share
             memory where the file says so; together they are never larger than the file.
-        modules: facts of every module by dotted name, "" for the network itself; empty for "tensorflow".
+        modules: facts of every module by dotted name, "" for the network itself; only NVIDIA's pickles and
+            the safetensors made of them have any.
         init_args: positional arguments of the constructor, which official files do not use.
     """
 

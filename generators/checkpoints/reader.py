@@ -39,7 +39,7 @@ def read_network(path: Path | str, which: str = "G_ema") -> NetworkFile:
     """
     path = Path(path)
     try:
-        return _read(path, _mapped(path), which)
+        return _read(path, mapped(path), which)
     except OSError as error:
         wrong = error.strerror or str(error)
         raise UserError(f"read the network in {path}", wrong, LAYOUTS, "name a file that exists") from None
@@ -59,8 +59,8 @@ def _user_error(name: str, error: Malformed) -> UserError:
     return UserError(f"read the network in {name}", error.wrong, error.known or LAYOUTS, error.todo or AGAIN)
 
 
-def _mapped(path: Path) -> memoryview:
-    """The bytes of a file, read from the disk as they are looked at."""
+def mapped(path: Path) -> memoryview:
+    """The bytes of a file, read from the disk as they are looked at; raises Malformed or OSError."""
     if path.exists() and not path.is_file():
         raise Malformed("it is a folder, a pipe or a device")  # opening a pipe would wait for ever
     with path.open("rb") as file:

@@ -100,11 +100,11 @@ def _filled(storage: Storage, view: memoryview) -> Storage:
         raise Malformed(f"a storage has the wrong size: {announced}, and {len(view):,} bytes follow")
     storage.raw = view[COUNT_WIDTH:]
     if storage.dtype == "bool":
-        _check_truth_values(storage.raw)
+        check_truth_values(storage.raw)
     return storage
 
 
-def _check_truth_values(raw: memoryview) -> None:
+def check_truth_values(raw: memoryview) -> None:
     """Other bytes than 0 and 1 in a bool tensor are undefined behavior in torch."""
     for start in range(0, len(raw), MIB):
         if bytes(raw[start : start + MIB]).translate(None, b"\0\1"):
