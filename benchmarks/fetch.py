@@ -42,7 +42,7 @@ def fetch(name: str | None, accept_licence: bool, path: Path | None, listed: boo
 
 
 def _fetch(name: str, accept_licence: bool, path: Path | None) -> None:
-    from generators import registry, stable_diffusion
+    from generators import registry
     from generators.sources import SOURCES, source_of
 
     if name in SOURCES:
@@ -51,7 +51,7 @@ def _fetch(name: str, accept_licence: bool, path: Path | None) -> None:
     spec = _spec(name)
     if spec.embedded:
         click.echo(f"{name}: nothing to fetch: its weights come with this package ({spec.licence})")
-    elif registry.family_module(name) is stable_diffusion:
+    elif hasattr(registry.family_module(name), "hub_folder"):
         _fetch_folder(spec, path)
     else:
         _fetch_file(name, source_of(spec), accept_licence, path)
@@ -83,21 +83,21 @@ def _fetch_file(name: str, source: Source, accept_licence: bool, path: Path | No
 
 
 def _fetch_folder(spec: GeneratorSpec, path: Path | None) -> None:
-    """A diffusers folder, by the client of the hub, which has its own cache, bars and checks."""
-    from generators import stable_diffusion
+    """A folder, by the client of the hub, which has its own cache, bars and checks."""
+    from generators import registry
+    from generators.hub import WEIGHTS_VARIABLE, local_folder
 
-    variable = stable_diffusion.WEIGHTS_VARIABLE
     if path is not None:
         raise UserError(
             f"fetch {spec.name} --from {path}",
-            "this model is a folder in diffusers' layout, which is used where it is",
+            "this model is a folder, which is used where it is",
             f"licence {spec.licence}",
-            f"set {variable} to the folder that holds it under the name {spec.name}/",
+            f"set {WEIGHTS_VARIABLE} to the folder that holds it under the name {spec.name}/",
         )
-    if stable_diffusion._local(spec) is None:
+    if local_folder(spec) is None:
         _say(f"{spec.name}: licence: {spec.licence}\nfrom hub:{spec.source}")
     with _stopping(spec.name):
-        click.echo(str(stable_diffusion._folder(spec)))
+        click.echo(str(registry.family_module(spec.name).hub_folder(spec)))
 
 
 def _say(text: str) -> None:

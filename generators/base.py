@@ -36,6 +36,9 @@ class GeneratorSpec:
         trained: share of its training it has seen, 0 for random initialization, None if unknown.
         lora_targets: module-name suffixes LoRA adapts by default (target set "all").
         target_sets: other named choices of modules: name to regular expression on module names.
+        head: name of a module of the network that is not part of the pretrained model: new, made from a
+            fixed seed, trained by every method that trains weights, and counted apart; "" for none.
+        draws: whether it makes pictures of seeds; one that only sees pictures refuses to sample.
         diffusion_steps: timesteps of a diffusion model, 0 for others; a cell may choose one of them.
         fid: published Frechet inception distance, with its protocol, or None.
         embedded: whether the weights come with this package.
@@ -56,6 +59,8 @@ class GeneratorSpec:
     trained: float | None = None
     lora_targets: tuple[str, ...] = ()
     target_sets: Mapping[str, str] = field(default_factory=dict)
+    head: str = ""
+    draws: bool = True
     diffusion_steps: int = 0
     fid: tuple[float, str] | None = None
     embedded: bool = False
@@ -74,7 +79,7 @@ class Generator(Protocol):
     network: nn.Module  # what may be adapted
 
     def sample(self, seeds: Sequence[int], captions: Sequence[str] | None = None) -> Sample:
-        """Pictures (b 3 h w) in [-1, 1] and their codes, one seed per picture."""
+        """Pictures (b 3 h w) in [-1, 1] and their codes, one seed per picture; UserError without `draws`."""
         ...
 
     def embed(self, images: Tensor) -> Mapping[str, Tensor]:
@@ -96,3 +101,17 @@ class Generator(Protocol):
     def features(self, code: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Activations (b c h w) by layer name, for the linear probe; the same for all intrinsics."""
         ...
+
+
+class PixelSpace:
+    """What generators share whose output space is the picture itself."""
+
+    device: str
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The pictures themselves: the loss is in pixels."""
+        return images.to(self.device)
+
+    def decode(self, output: Tensor) -> Tensor:
+        """The output itself: it is a picture."""
+        return output

@@ -30,3 +30,13 @@ def unknown(kind: str, name: str, known: Iterable[str], todo: str = "") -> UserE
     listed = ", ".join(names[:30]) + (f", and {len(names) - 30} more" if len(names) > 30 else "")
     mean = f"did you mean {' or '.join(repr(n) for n in near)}? " if near else ""
     return UserError(f"{kind} {name!r}", f"there is no {kind} of this name", f"{mean}{listed}", todo)
+
+
+def not_installed(model: str, expected: str) -> UserError:
+    """The weights of an embedded model are not where the package has them."""
+    return UserError(
+        f"model {model!r}",
+        "its weights belong to this package and are not there",
+        f"expected: generators/zoo/weights/{expected}",
+        "install the package again, or fetch the repository's large files",
+    )

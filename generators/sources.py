@@ -25,6 +25,7 @@ class Source:
         licence: of the weights, by name.
         licence_address: where its text can be read; "" if unknown.
         non_commercial: whether the licence must be accepted before anything is fetched.
+        settings: whether a checkpoint needs a YAML file beside it.
         note: what one must know before using it.
     """
 
@@ -35,6 +36,7 @@ class Source:
     licence: str = "unknown"
     licence_address: str = ""
     non_commercial: bool = False
+    settings: bool = False
     note: str = ""
 
 
@@ -76,6 +78,26 @@ SOURCES: dict[str, Source] = {
         mirrors=(("public-data/StyleGAN-XL", None),),
         licence=_XL,
         note=_UNOFFICIAL,
+    ),
+    "vqgan.ffhq256": Source(
+        licence="MIT",
+        settings=True,
+        note="transformer and first stage, 2021-04-23T18-19-01_ffhq_transformer, about 3.5 GB; the short "
+        "link is reported dead: give a local path; first stage alone: "
+        "2021-04-23T18-19-01_ffhq_vqgan.tar.gz",
+    ),
+    "vqgan.faceshq": Source(
+        licence="MIT",
+        settings=True,
+        note="transformer and first stage, 2020-11-13T21-41-45_faceshq_transformer; the short link may be "
+        "dead: give a local path",
+    ),
+    "vqgan.imagenet16384": Source(
+        sha256="845a68805098cb666420d5db93df53f3a3b6dd443e6dd85c05759c5b998cd663",
+        licence="MIT",
+        settings=True,
+        note="first stage only, vqgan_imagenet_f16_16384; the hub's Somnai/pytti-vqgan-checkpoints keeps a "
+        "copy, whose name there is not recorded here: give a local path to checkpoint and YAML",
     ),
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .base import GeneratorSpec, Sample
+from .base import GeneratorSpec, PixelSpace, Sample
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Activations = Callable[[Any, "Tensor"], dict[str, "Tensor"]]
 
 
-class StyleGenerator:
+class StyleGenerator(PixelSpace):
     """A StyleGAN; see generators.base.Generator.
 
     The code of a picture is its w after mapping and truncation, one vector for each layer
@@ -76,14 +76,6 @@ class StyleGenerator:
         """Pictures (b 3 h w), about [-1, 1], of ws; a StyleGAN is not told which intrinsic is meant."""
         found: Tensor = self.network(code["w"].to(self.device))
         return found
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The output space is the picture."""
-        return images.to(self.device)
-
-    def decode(self, output: Tensor) -> Tensor:
-        """The output space is the picture."""
-        return output
 
     def features(self, code: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Activations (b c h w) of every block or layer before it is turned into colors."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from .base import GeneratorSpec
-from .errors import UserError
 from .sources import SOURCES
-
-ZOO = Path(__file__).parent / "zoo" / "weights"
+from .weights import ZOO, weights_identity
+from .weights import find_weights as find_weights
 
 
 @dataclass(frozen=True)
@@ -81,58 +76,9 @@ class Architecture:
         )
 
 
-@cache
-def _file_hash(path: Path, size: int, changed: int) -> str:
-    """Hash of a file that has this size and time of change; asked once for each."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def zoo_file(spec: GeneratorSpec) -> Path:
-    """The file of a trained zoo model."""
-    return Path(str(spec.source)) / f"{spec.options['stage']}.safetensors"
-
-
-def weights_file(spec: GeneratorSpec) -> Path | None:
-    """The file a model is loaded from, None for random initialization or where it is not on this machine."""
-    from .checkpoints.download import local_path
-
-    if spec.options.get("random_seed") is not None:
-        return None
-    if spec.embedded:
-        return zoo_file(spec) if zoo_file(spec).exists() else None
-    return local_path(spec.name)
-
-
 def identity(spec: GeneratorSpec) -> str:
-    """Hash of the weights, or of the configuration and the seed; the address where there is no file yet."""
-    truncation = f"-psi{spec.options.get('truncation_psi', 1.0)}"
-    seed = spec.options.get("random_seed")
-    if seed is not None:
-        made = json.dumps(spec.options["config"], sort_keys=True)
-        return f"{hashlib.sha256(made.encode()).hexdigest()[:16]}-seed{seed}{truncation}"
-    path = weights_file(spec)
-    if path is None:
-        return f"{spec.source or 'a local file'}@{spec.options.get('sha256') or 'unverified'}"
-    stat = path.stat()
-    return _file_hash(path, stat.st_size, stat.st_mtime_ns) + truncation
-
-
-def find_weights(spec: GeneratorSpec) -> Path:
-    """The file a model is loaded from; raises UserError and says how to get it."""
-    path = weights_file(spec)
-    if path is not None:
-        return path
-    if spec.embedded:
-        raise UserError(
-            f"model {spec.name!r}",
-            "its weights belong to this package and are not there",
-            f"expected file: generators/zoo/weights/{'/'.join(zoo_file(spec).parts[-2:])}",
-            "install the package again, or fetch the repository's large files",
-        )
-    from .checkpoints.download import required_path
-
-    return required_path(spec.name, published=spec.source is not None)
+    """Hash of the weights, or of the configuration and the seed, with the truncation."""
+    return weights_identity(spec, f"-psi{spec.options.get('truncation_psi', 1.0)}")
 
 
 def affine_parameters(network: Any, rank: int) -> int:
