@@ -76,12 +76,15 @@ class Record:
         status: "done" or "failed"; a failed record has a reason and no scores.
         scores: metric -> mean over the test pictures (or the value, for "frechet").
         per_image: metric -> one number per test picture, in order.
-        parameters: "trainable" and "total", counts.
+        parameters: "trainable" and "total", counts without the model's new head; "head", where one was
+            trained.
         details: what else the method found out (chosen layer, ridge strength, losses ...).
         seconds: phase -> seconds; timing is not part of a record's identity.
         environment: versions, commit, device, op implementation, threads, peak memory.
-        generator: facts of the generator's spec that reports need (family, title, domain, trained).
+        generator: facts of the generator's spec that reports need (family, title, domain, trained), and
+            "code": whether its codes were "drawn" from seeds or "encoded" from given pictures.
         maps: path of the first predicted maps (npz), relative to the store, or None.
+        samples: path of the first drawn pictures (png), those of the world below them, or None.
         adapter: path of the trained adapter, relative to the store, or None.
     """
 
@@ -96,6 +99,7 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
     generator: dict[str, Any] = field(default_factory=dict)
     maps: str | None = None
+    samples: str | None = None
     adapter: str | None = None
 
     def to_json(self) -> str:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from generators.base import Generator
+from probes.finetune import split_head
+from probes.fit import TrainedProbe
 from probes.intrinsics import INTRINSICS, angular_error
 from probes.methods import method, method_fit
 from probes.task import Examples, Probe, Task
@@ -110,8 +112,9 @@ def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -
     record = Record(cell, "done")
     if method(cell.method).needs == "samples":
         with clock.phase("sample", 0.0):
-            result = method_fit(cell.method)(cell, here, lambda share: progress(share, "sample"))
-        record.scores, record.details = result
+            measured = method_fit(cell.method)(cell, here, lambda share: progress(share, "sample"))
+        record.scores, record.details = measured.scores, measured.details
+        _keep_samples(cell, store, measured.shown, record)
     else:
         _probe(cell, here, store, clock, record)
     record.seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 3)}
@@ -123,8 +126,14 @@ def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -
 
         spec = registry.spec(cell.model)
         kept = ("name", "family", "title", "domain", "trained", "takes", "space", "fid", "licence")
-        record.generator = {name: getattr(spec, name) for name in kept}
+        record.generator = {name: getattr(spec, name) for name in kept} | {"code": _way_in(cell)}
     return record
+
+
+def _way_in(cell: Cell) -> str:
+    """Where a model's codes came from: "drawn" by itself from seeds, or "encoded" from given pictures."""
+    own = method(cell.method).needs == "samples" or describe(cell.data).own
+    return "drawn" if own else "encoded"
 
 
 def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record) -> None:
@@ -164,10 +173,17 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
             probe.release()
         else:
             here.forget_generator()
-    total = sum(p.numel() for p in generator.network.parameters()) if generator is not None else 0
-    record.parameters = {"trainable": probe.parameters, "total": total}
+    record.parameters = _sizes(probe, generator)
     if probe.steps_per_second is not None:
         record.environment["steps_per_second"] = round(probe.steps_per_second, 3)
+
+
+def _sizes(probe: Probe, generator: Generator | None) -> dict[str, int]:
+    """What was trained and what the model has, without its new head; the head's where it was trained."""
+    backbone = split_head(generator.network, generator.spec.head)[0] if generator is not None else []
+    sizes = {"trainable": probe.parameters, "total": sum(p.numel() for p in backbone)}
+    head = probe.head_parameters if isinstance(probe, TrainedProbe) else 0
+    return sizes | ({"head": head} if head else {})
 
 
 def _score(cell: Cell, prediction: Tensor, task: Task, test: Examples, record: Record) -> None:
@@ -211,3 +227,14 @@ def _keep_maps(cell: Cell, store: Store, prediction: Tensor, test: Examples, rec
     with atomic(store.maps / f"{cell.hash}.npz") as file:
         file.write(buffer.getvalue())
     record.maps = f"maps/{cell.hash}.npz"
+
+
+def _keep_samples(cell: Cell, store: Store, shown: Tensor, record: Record) -> None:
+    """Drawn pictures and renders, (3 h w) of 8 bits, as png."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(shown.permute(1, 2, 0).contiguous().numpy()).save(buffer, "png", optimize=True)
+    with atomic(store.samples / f"{cell.hash}.png") as file:
+        file.write(buffer.getvalue())
+    record.samples = f"samples/{cell.hash}.png"

@@ -68,13 +68,24 @@ def _check_options(cell: Cell, spec: GeneratorSpec | None) -> None:
 
 
 def _check_seeds(cell: Cell, spec: GeneratorSpec | None) -> None:
-    """A method that moves latents asks no model that only takes pictures: it has none."""
-    if method(cell.method).seeds and spec and spec.takes == "images":
+    """A method that moves latents asks no model whose code is made of pictures: that has none."""
+    if method(cell.method).seeds and spec and spec.takes != "seeds":
         raise UserError(
             f"model {spec.name!r} with method {cell.method!r}",
             "it makes its code from pictures, and has no latents",
             "models that draw from seeds: "
-            + (", ".join([s.name for s in registry.specs() if s.takes != "images"][:30]) or "none is here"),
+            + (", ".join([s.name for s in registry.specs() if s.takes == "seeds"][:30]) or "none is here"),
+            "leave it out of this grid",
+        )
+
+
+def _check_draws(cell: Cell, spec: GeneratorSpec | None) -> None:
+    """A method that measures what a model draws asks no model that only sees."""
+    if method(cell.method).needs == "samples" and spec and not spec.draws:
+        raise UserError(
+            f"model {spec.name!r} with method {cell.method!r}",
+            "it draws no pictures: it was made to see them",
+            "models that draw: " + ", ".join([s.name for s in registry.specs() if s.draws][:30]),
             "leave it out of this grid",
         )
 
@@ -122,16 +133,20 @@ def check_cell(cell: Cell) -> None:
         raise unknown("alignment", cell.alignment, ALIGNMENTS)
     _check_options(cell, spec)
     _check_seeds(cell, spec)
+    _check_draws(cell, spec)
     if spec and method(cell.method).needs != "samples":
         _check_pictures(cell, spec)
 
 
 def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
-    """A model made from seeds is asked about its own pictures, any other about pictures it is shown."""
+    """A model made from seeds is asked about its own pictures, one of pictures about those it is shown.
+
+    A model that takes both can be asked both: its codes are drawn, or encoded from given pictures.
+    """
     from benchmarks import data
 
     own = data.describe(cell.data).own
-    fitting = [s.name for s in registry.specs() if (s.takes == "seeds") == own]
+    fitting = [s.name for s in registry.specs() if s.takes in ("both", "seeds" if own else "images")]
     asked, known = f"model {spec.name!r} on data set {cell.data!r}", ", ".join(fitting[:30])
     if spec.takes == "seeds" and not own:
         wrong = "it makes its pictures from seeds and cannot be shown any"
@@ -139,7 +154,7 @@ def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
         raise UserError(asked, wrong, f"models that take pictures: {known}", todo)
     if spec.takes == "images" and own:
         raise UserError(
-            asked, "it takes pictures", f"models made from seeds: {known}", "use a data set of pictures"
+            asked, "it takes pictures", f"models that draw their own: {known}", "use a data set of pictures"
         )
     if own and spec.resolution != cell.size:
         wrong = f"its own pictures have {spec.resolution} pixels a side"

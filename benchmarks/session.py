@@ -75,7 +75,7 @@ class Session:
                 )
             generator.timestep = timestep  # type: ignore[attr-defined]
         if noise:
-            blend_noise(generator.network, noise, seed_for(cell.seed, "noise"))
+            blend_noise(generator.network, noise, seed_for(cell.seed, "noise"), generator.spec.head)
         return generator
 
     def _remembered(self, slot: str, key: Mapping[str, Any], compute: Callable[[], Any]) -> Any:

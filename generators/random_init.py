@@ -12,27 +12,42 @@ if TYPE_CHECKING:
 def reinitialized(network: nn.Module, seed: int) -> nn.Module:
     """A copy whose every layer was reset by its own `reset_parameters`, in order, from one seed.
 
-    Raises ValueError if parameters belong to a module that cannot reset them.
+    A module with a method `reinitialize` resets itself and all below it: transformers' models have rules
+    of their own for that. Raises ValueError if parameters belong to a module that cannot reset them.
     """
     import torch
 
     fresh = copy.deepcopy(network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for name, module in fresh.named_modules():
-            reset = getattr(module, "reset_parameters", None)
-            if callable(reset):
-                reset()
-            elif next(module.parameters(recurse=False), None) is not None:
-                raise ValueError(f"{name} ({type(module).__name__}) has parameters and no reset_parameters")
+        _reset("network", fresh, set())
     return fresh
 
 
-def blend_noise(network: nn.Module, share: float, seed: int) -> None:
+def _reset(name: str, module: nn.Module, seen: set[int]) -> None:
+    """Reset a module and those below it, each once."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    whole = getattr(module, "reinitialize", None)
+    if callable(whole):
+        whole()
+        return
+    reset = getattr(module, "reset_parameters", None)
+    if callable(reset):
+        reset()
+    elif next(module.parameters(recurse=False), None) is not None:
+        raise ValueError(f"{name} ({type(module).__name__}) has parameters and no reset_parameters")
+    for below, child in module.named_children():
+        _reset(f"{name}.{below}", child, seen)
+
+
+def blend_noise(network: nn.Module, share: float, seed: int, head: str = "") -> None:
     """Replace weights by (1 - share) * weights + share * random-init weights, in place.
 
     Args:
         share: 0 leaves the network as it is, 1 is the randomly initialized architecture.
+        head: name of a module that is new anyway and stays as it is, "" for none.
     """
     import torch
 
@@ -43,4 +58,6 @@ def blend_noise(network: nn.Module, share: float, seed: int) -> None:
     fresh = dict(reinitialized(network, seed).named_parameters())
     with torch.no_grad():
         for name, parameter in network.named_parameters():
+            if head and name.startswith(f"{head}."):
+                continue
             parameter.lerp_(fresh[name].to(parameter), share)

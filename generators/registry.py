@@ -17,7 +17,13 @@ from .base import Generator, GeneratorSpec
 from .errors import UserError, unknown
 
 GROUP = "intrinsic_bench.generators"
-FAMILIES = ("generators.stable_diffusion", "generators.stylegan2", "generators.stylegan_xl")
+FAMILIES = (
+    "generators.stable_diffusion",
+    "generators.stylegan2",
+    "generators.stylegan_xl",
+    "generators.vqgan",
+    "generators.dinov2",
+)
 
 
 @cache

@@ -7,15 +7,14 @@ intrinsic as its prompt; the VAE decoder is the head (Du et al. 2023, section 4.
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .base import GeneratorSpec, Sample
-from .errors import UserError
+from .hub import WEIGHTS_VARIABLE as WEIGHTS_VARIABLE
+from .hub import find_folder, hash_files, local_folder, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +29,6 @@ PROMPTS = {
 }
 ZOO_TIMESTEP = 100  # chosen on the validation split, see results/rooms-timestep; the paper's is T - 1
 ZOO = Path(__file__).parent / "zoo" / "weights" / "sd.rooms64"
-WEIGHTS_VARIABLE = "INTRINSIC_BENCH_WEIGHTS"  # a folder with one diffusers folder per model name
 _ATTENTION = r"attn[12]\.to_(q|k|v|out\.0)"
 TARGET_SETS = {
     "all": rf".*\.{_ATTENTION}",
@@ -131,31 +129,22 @@ SPECS = [
 ]
 
 
-def _local(spec: GeneratorSpec) -> Path | None:
-    """The folder of a model's weights if it is on this machine by the user's own word."""
-    given = os.environ.get(WEIGHTS_VARIABLE)
-    if given and (Path(given) / spec.name).is_dir():
-        return Path(given) / spec.name
-    return Path(spec.source) if spec.source and Path(spec.source).is_dir() else None
-
-
 def _parts(spec: GeneratorSpec) -> tuple[str, ...]:
     return (spec.options["unet"], "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def _digest(spec: GeneratorSpec, parts: Sequence[str], without_weights: str = "") -> str:
     """Hash of the files of the parts, or the hub address where they are not on this machine."""
-    folder, seed = _local(spec), spec.options.get("random_seed")
+    folder = local_folder(spec)
     if folder is None:
-        return f"{spec.source}@{spec.revision or 'main'}#{seed}"
-    digest = hashlib.sha256()
-    for part in parts:
-        for path in sorted(p for p in (folder / part).rglob("*") if p.is_file()):
-            if part == without_weights and path.suffix == ".safetensors":
-                continue
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+        return f"{spec.source}@{spec.revision or 'main'}#{spec.options.get('random_seed')}"
+    files = [p for part in parts for p in _files(folder, part, weights=part != without_weights)]
+    return hash_files(files)
+
+
+def _files(folder: Path, part: str, weights: bool) -> list[Path]:
+    found = sorted(p for p in (folder / part).rglob("*") if p.is_file())
+    return [p for p in found if weights or p.suffix != ".safetensors"]
 
 
 def identity(spec: GeneratorSpec) -> str:
@@ -181,9 +170,9 @@ def count(spec: GeneratorSpec, rank: int = 8) -> dict[str, int]:
 
     unet_config, vae_config = spec.options.get("unet_config"), spec.options.get("vae_config")
     if unet_config is None:
-        folder = _folder(spec)
-        unet_config = UNet2DConditionModel.load_config(folder, subfolder=spec.options["unet"])
-        vae_config = AutoencoderKL.load_config(folder, subfolder="vae")
+        place = hub_folder(spec)
+        unet_config = UNet2DConditionModel.load_config(place, subfolder=spec.options["unet"])
+        vae_config = AutoencoderKL.load_config(place, subfolder="vae")
     with torch.device("meta"):
         unet, vae = UNet2DConditionModel.from_config(unet_config), AutoencoderKL.from_config(vae_config)
     linear = [m for n, m in unet.named_modules() if n.endswith(spec.lora_targets)]
@@ -192,32 +181,11 @@ def count(spec: GeneratorSpec, rank: int = 8) -> dict[str, int]:
     return {"parameters": sizes["unet"] + sizes["vae"], **sizes, "lora_parameters": lora}
 
 
-def _folder(spec: GeneratorSpec) -> Path:
-    """The model's folder, fetched from the hub where it is not on this machine."""
-    folder = _local(spec)
-    if folder is not None:
-        return folder
-    if spec.embedded:
-        raise UserError(
-            f"model {spec.name!r}",
-            "its weights belong to this package and are not there",
-            f"expected folder: generators/zoo/weights/{Path(spec.source or '').name}",
-            "install the package again, or fetch the repository's large files",
-        )
-    from huggingface_hub import snapshot_download
-
+def hub_folder(spec: GeneratorSpec) -> Path:
+    """The model's folder, fetched from the hub where it is not on this machine; raises UserError."""
     patterns = [f"{part}/{end}" for part in _parts(spec) for end in ("*.json", "*.txt")]
     patterns += [f"{p}/*model.safetensors" for p in _parts(spec)[:3]]
-    try:
-        return Path(snapshot_download(str(spec.source), revision=spec.revision, allow_patterns=patterns))
-    except Exception as error:  # the hub's client has no common base class for what the network can do
-        raise UserError(
-            f"model {spec.name!r}",
-            f"its weights could not be fetched from the hub: {type(error).__name__}: {str(error)[:200]}",
-            f"source {spec.source}, licence {spec.licence}",
-            f"connect to the network, or set {WEIGHTS_VARIABLE} to a folder that holds {spec.name}/ "
-            "in diffusers' layout",
-        ) from error
+    return find_folder(spec, patterns, "diffusers")
 
 
 def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
@@ -226,26 +194,17 @@ def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     _quiet()
-    folder, seed = _folder(spec), spec.options.get("random_seed")
+    place, seed = hub_folder(spec), spec.options.get("random_seed")
     safe = {"use_safetensors": True}
-    try:
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", **safe).float()
-        text = CLIPTextModel.from_pretrained(folder / "text_encoder", **safe).float()
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-        schedule = DPMSolverMultistepScheduler.from_pretrained(folder, subfolder="scheduler")
+    with reading(spec, place, ", ".join(_parts(spec))):
+        vae = AutoencoderKL.from_pretrained(place, subfolder="vae", **safe).float()
+        text = CLIPTextModel.from_pretrained(place / "text_encoder", **safe).float()
+        tokenizer = CLIPTokenizer.from_pretrained(place / "tokenizer")
+        schedule = DPMSolverMultistepScheduler.from_pretrained(place, subfolder="scheduler")
         if seed is None:
-            unet = UNet2DConditionModel.from_pretrained(
-                folder, subfolder=spec.options["unet"], **safe
-            ).float()
+            unet = UNet2DConditionModel.from_pretrained(place, subfolder=spec.options["unet"], **safe).float()
         else:
-            unet = random_unet(UNet2DConditionModel.load_config(folder, subfolder=spec.options["unet"]), seed)
-    except Exception as error:  # safetensors, json and transformers each raise their own for a broken file
-        raise UserError(
-            f"model {spec.name!r}",
-            f"its files cannot be read: {type(error).__name__}: {str(error)[:300]}",
-            f"folder {folder}, needs {', '.join(_parts(spec))}",
-            "fetch the folder again; a truncated download looks like this",
-        ) from error
+            unet = random_unet(UNet2DConditionModel.load_config(place, subfolder=spec.options["unet"]), seed)
     return SingleStep(spec, unet, vae, text, tokenizer, schedule, device)
 
 

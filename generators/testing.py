@@ -150,6 +150,8 @@ def _spec(spec: Any) -> Iterator[str]:
     for name in ("family", "title", "domain", "licence"):
         if not getattr(spec, name):
             yield f"spec.{name} is empty; tables and the ledger show it"
+    if not spec.draws and spec.takes != "images":
+        yield f"spec.draws is False, but spec.takes is {spec.takes!r}; a model of seeds draws"
     if not spec.lora_targets:
         yield "spec.lora_targets is empty, so LoRA has nothing to adapt"
 
@@ -176,9 +178,11 @@ def _sample(generator: Generator) -> Iterator[str]:
     try:
         images, code = generator.sample(list(SEEDS))
     except UserError as refusal:
-        if spec.takes != "images":
-            yield f"sample refuses although spec.takes is {spec.takes!r}: {refusal.wrong or 'no reason'}"
+        if spec.draws:
+            yield f"sample refuses although spec.draws is True: {refusal.wrong or 'no reason'}"
         return
+    if not spec.draws:
+        yield "sample works although spec.draws is False; leave the field out, or raise UserError"
     expected = (len(SEEDS), 3, spec.resolution, spec.resolution)
     if tuple(images.shape) != expected:
         yield f"sample gives pictures of shape {tuple(images.shape)}; expected {expected}"
@@ -336,6 +340,43 @@ def _targets(generator: Generator) -> Iterator[str]:
             yield f"spec.target_sets: {title!r} ({pattern!r}) matches no nn.Linear or nn.Conv2d"
 
 
+def _head(generator: Generator) -> Iterator[str]:
+    """The head is found by its name, as peft finds it, adapted by nothing else, and used."""
+    spec, network = generator.spec, generator.network
+    if not spec.head:
+        return
+    names = [name for name, _ in network.named_modules() if name.endswith(spec.head)]
+    if names != [spec.head]:
+        found = f"{', '.join(repr(n) for n in names)} end in it" if names else "no module is called so"
+        yield f"spec.head: {found}; it must be the name of one module of the network, {spec.head!r}"
+        return
+    for name, _ in network.get_submodule(spec.head).named_modules(prefix=spec.head):
+        if _is_target(name, spec.lora_targets) or any(
+            re.fullmatch(p, name) for p in spec.target_sets.values()
+        ):
+            yield f"spec.head: {name!r} is a LoRA target too; the head is trained as it is"
+    yield from _head_is_used(generator)
+
+
+def _head_is_used(generator: Generator) -> Iterator[str]:
+    parameters = list(generator.network.get_submodule(generator.spec.head).parameters())
+    if not parameters:
+        yield f"spec.head: {generator.spec.head!r} has no parameters"
+        return
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        output = generator.forward(_any_code(generator), INTRINSICS[0])
+        if output.requires_grad:
+            output.square().mean().backward()
+        if not any(p.grad is not None and p.grad.abs().max() > 0 for p in parameters):
+            yield f"spec.head: forward does not use {generator.spec.head!r}: no gradient reaches it"
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+
+
 _CHECKS: tuple[tuple[str, Callable[[Generator], Iterator[str]]], ...] = (
     ("sample", _sample),
     ("embed", _embed),
@@ -344,6 +385,7 @@ _CHECKS: tuple[tuple[str, Callable[[Generator], Iterator[str]]], ...] = (
     ("encode or decode", _spaces),
     ("features", _features),
     ("the search for LoRA targets", _targets),
+    ("the search for the head", _head),
 )
 _MEMBERS = ("spec", "network", "sample", "embed", "forward", "encode", "decode", "features")
 

@@ -1,11 +1,23 @@
-"""Full fine-tuning: every weight of the network the contract names."""
+"""Full fine-tuning: every weight of the network the contract names, and of its head if it has one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from .fit import TrainedProbe
 from .task import Task
+
+
+def split_head(network: nn.Module, head: str) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Parameters of a network without its head, and those of the head; "" for no head."""
+    named = list(network.named_parameters())
+    inside = [bool(head) and name.startswith(f"{head}.") for name, _ in named]
+    return (
+        [p for (_, p), within in zip(named, inside, strict=True) if not within],
+        [p for (_, p), within in zip(named, inside, strict=True) if within],
+    )
 
 
 class FinetunedProbe(TrainedProbe):
@@ -17,7 +29,8 @@ class FinetunedProbe(TrainedProbe):
         self.before = {name: value.detach().clone() for name, value in network.state_dict().items()}
         network.requires_grad_(True)
         try:
-            super().__init__(task, list(network.parameters()))
+            parameters, head = split_head(network, task.model.spec.head)
+            super().__init__(task, parameters, head=head)
         except BaseException:
             self.release()
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,13 +129,21 @@ class TrainedProbe:
     Args:
         parameters: what is trained.
         forward: code to output space, where it is not the generator's own.
+        head: the parameters of the generator's new head (spec.head), trained beside them, counted apart.
     """
 
-    def __init__(self, task: Task, parameters: list[nn.Parameter], forward: Forward | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        parameters: list[nn.Parameter],
+        forward: Forward | None = None,
+        head: Sequence[nn.Parameter] = (),
+    ) -> None:
         self.generator, self.intrinsic = task.model, task.intrinsic
         self.forward = forward or task.model.forward
         self.parameters = sum(p.numel() for p in parameters)
-        self.details, self.steps_per_second = train(task, parameters, self.forward)
+        self.head_parameters = sum(p.numel() for p in head)
+        self.details, self.steps_per_second = train(task, [*parameters, *head], self.forward)
         held = task.validation
         error = task.intrinsic.error(self.predict(held), held.maps[task.intrinsic.name], held.mask)
         self.details["validation_error"] = float(error)  # for choosing options, never the test error

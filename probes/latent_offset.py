@@ -32,7 +32,7 @@ def latents(generator: Generator, code: Mapping[str, Tensor]) -> Tensor:
     found = code.get("w")
     if found is None or found.ndim != 3 or not found.is_floating_point():
         entries = [f"{name} {str(value.dtype)[6:]} {tuple(value.shape)}" for name, value in code.items()]
-        seeded = [spec.name for spec in registry.specs() if spec.takes != "images"]
+        seeded = [spec.name for spec in registry.specs() if spec.takes == "seeds"]
         raise UserError(
             f"a latent offset of {generator.spec.name}",
             'its code has no latents "w" (b num_ws w_dim) to which an offset could be added',

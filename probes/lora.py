@@ -65,7 +65,7 @@ def _check(generator: Generator, rank: int, targets: str, pattern: str) -> None:
 
 
 class LoraProbe(TrainedProbe):
-    """A generator with a trained adapter."""
+    """A generator with a trained adapter, and its head trained beside it if it has one."""
 
     def __init__(self, task: Task) -> None:
         from peft import LoraConfig, get_peft_model
@@ -75,10 +75,13 @@ class LoraProbe(TrainedProbe):
         _check(generator, rank, task.options["targets"], pattern)
         if task.options["variant"] not in VARIANTS:
             raise unknown("LoRA variant", task.options["variant"], VARIANTS)
+        head = generator.spec.head
+        self.head = (head, generator.network.get_submodule(head)) if head else None
         config = LoraConfig(
             r=rank,
             lora_alpha=rank,  # scale 1, as in the paper's code
             target_modules=pattern,
+            modules_to_save=[head] if head else None,  # peft trains a copy of it and saves it
             **VARIANTS[task.options["variant"]],
         )
         with torch.random.fork_rng(devices=[]):
@@ -86,18 +89,27 @@ class LoraProbe(TrainedProbe):
             self.adapted = get_peft_model(generator.network, config)
         self.adapted.peft_config["default"].base_model_name_or_path = generator.spec.name
         try:
-            super().__init__(task, [p for p in self.adapted.parameters() if p.requires_grad])
+            parameters, head_parameters = self._trained()
+            super().__init__(task, parameters, head=head_parameters)
         except BaseException:
             self.release()
             raise
 
+    def _trained(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The adapter's parameters, and those of the copy of the head."""
+        named = [(name, p) for name, p in self.adapted.named_parameters() if p.requires_grad]
+        adapter = [p for name, p in named if ".modules_to_save." not in name]
+        return adapter, [p for name, p in named if ".modules_to_save." in name]
+
     def save(self, folder: Path) -> None:
-        """Write adapter_config.json and adapter_model.safetensors."""
+        """Write adapter_config.json and adapter_model.safetensors, the trained head within."""
         self.adapted.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
 
     def release(self) -> None:
-        """Take the adapter off the network, and freeze it again."""
+        """Take the adapter off the network, put its first head back, and freeze it again."""
         self.adapted.unload()
+        if self.head:  # peft leaves the trained copy there
+            self.generator_network.set_submodule(*self.head)
         self.generator_network.requires_grad_(False)
 
     @property

@@ -26,10 +26,38 @@ def refuse(self: Any, *_: Any) -> Any:
     raise UserError("this", "it cannot")
 
 
+class Headed(Fake):
+    """The last layer is new."""
+
+    def __init__(self, **changes: Any) -> None:
+        super().__init__(**({"head": "out", "lora_targets": ("into",), "target_sets": {}} | changes))
+
+
+def test_a_head_is_found_by_its_name_alone_and_used() -> None:
+    class Namesake(Headed):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network.layout = nn.Linear(2, 2).requires_grad_(False).eval()
+
+    class Unused(Headed):
+        def __init__(self) -> None:
+            super().__init__(head="unused")
+            self.network.unused = nn.Linear(2, 2).requires_grad_(False).eval()
+
+    (sentence,) = check_generator(Namesake())
+    assert "'out', 'layout' end in it" in sentence
+    (sentence,) = check_generator(Unused())
+    assert "forward does not use 'unused'" in sentence
+    generator = Headed(target_sets={"last": "out"})
+    assert any("'out' is a LoRA target too" in s for s in check_generator(generator))
+    assert not any(p.requires_grad or p.grad is not None for p in generator.network.parameters())
+
+
 def test_sound_generators_pass() -> None:
     assert isinstance(Fake(), Generator)
     assert check_generator(Fake()) == []
-    assert check_generator(broken(sample=refuse)(takes="images")) == []
+    assert check_generator(broken(sample=refuse)(takes="images", draws=False)) == []
+    assert check_generator(Headed()) == []
     assert check_generator(broken(embed=refuse)(takes="seeds")) == []
 
 
@@ -53,6 +81,11 @@ def test_a_check_leaves_no_trace() -> None:
         ({"lora_targets": ("into", "noise")}, "'noise' is a Dropout"),
         ({"target_sets": {"first": "inn"}}, "'first' ('inn') matches no"),
         ({"takes": "seeds"}, "embed works although"),
+        ({"takes": "images", "draws": False}, "sample works although spec.draws is False"),
+        ({"draws": False}, "spec.draws is False, but spec.takes is 'both'"),
+        ({"head": "hat"}, "spec.head: no module is called so"),
+        ({"head": "out"}, "spec.head: 'out' is a LoRA target too"),
+        ({"head": "noise"}, "spec.head: 'noise' has no parameters"),
         ({"space": "pixels"}, "not the identity"),
         ({"resolution": 32}, "sample gives pictures of shape (2, 3, 16, 16); expected (2, 3, 32, 32)"),
     ],
@@ -141,7 +174,7 @@ def half_size(self: Any, output: torch.Tensor) -> torch.Tensor:
         ("sample", same_for_all, "the same picture for the seeds"),
         ("sample", bytes_as_floats, "pictures lie in [-1, 1]"),
         ("sample", code_without_axis, "the first axis of code 'scale' ()"),
-        ("sample", refuse, "sample refuses although spec.takes is 'both'"),
+        ("sample", refuse, "sample refuses although spec.draws is True"),
         ("embed", refuse, "embed raises UserError"),
         ("forward", of_the_batch, "forward: the output of a code depends on the batch"),
         ("forward", random_forward, "it must be deterministic"),
