@@ -142,7 +142,7 @@ def show(name: str, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=1))
         return
     for key, value in facts.items():
-        text = f"{value:,}" if isinstance(value, int) and key.endswith("parameters") else value
+        text = f"{value:,}" if isinstance(value, int) and value >= 1000 else value
         click.echo(f"{key:16} {'-' if text is None else text}")
 
 

@@ -7,7 +7,7 @@ numbers measured the same way; it is never called FID.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,20 @@ from .session import Session
 EXTRACTOR = "rooms supervised network, bottleneck mean, 128 features"
 SEED = 1_000_000  # sample i has the seed SEED + i, in every cell
 BATCH = 32
+SHOWN = 8  # drawn pictures a record keeps
+
+
+class Measured(NamedTuple):
+    """What the method "frechet" gives.
+
+    Attributes:
+        shown: the first pictures the model drew and, below them, renders with the same captions; one
+            picture (3 2h kw), 8 bit.
+    """
+
+    scores: dict[str, float]
+    details: dict[str, Any]
+    shown: Tensor
 
 
 def features_of(network: RoomsNetwork, pictures: Tensor) -> Tensor:
@@ -60,8 +74,11 @@ def reference_features(cell: Cell, here: Session, network: RoomsNetwork) -> Tens
 
 def sample_features(
     cell: Cell, here: Session, network: RoomsNetwork, progress: Callable[[float], None]
-) -> Tensor:
-    """Features (samples, f) of pictures the model draws, prompted with the reference's captions."""
+) -> tuple[Tensor, Tensor]:
+    """Features (samples, f) of pictures the model draws, prompted with the reference's captions.
+
+    Beside them the first of the pictures, (k 3 h w) in [-1, 1].
+    """
     generator, count = here.generator(cell), int(cell.options["samples"])
     if generator is None:
         raise TypeError("a Frechet distance needs a model")
@@ -70,15 +87,24 @@ def sample_features(
         for s in range(0, count, 256)
         for c in scene_parameters("reference", range(s, min(s + 256, count))).captions
     ]
-    found = []
+    found, shown = [], torch.empty(0)
     for start in range(0, count, BATCH):
         rows = range(start, min(start + BATCH, count))
         sampled = generator.sample(
             [SEED + i for i in rows], captions[rows.start : rows.stop], **_sampler(cell)
         )
-        found.append(features_of(network, _eight_bit(sampled.images.cpu())))
+        pictures = _eight_bit(sampled.images.cpu())
+        shown = pictures[:SHOWN] if start == 0 else shown
+        found.append(features_of(network, pictures))
         progress(rows.stop / count)
-    return torch.cat(found)
+    return torch.cat(found), shown
+
+
+def _sheet(cell: Cell, drawn: Tensor) -> Tensor:
+    """Drawn pictures (k 3 h w) side by side above the renders they are compared with, (3 2h kw), 8 bit."""
+    renders = load_pictures(cell.data, "reference", range(len(drawn)), cell.size).pictures
+    rows = [torch.cat(list(pictures), 2) for pictures in (drawn, renders)]
+    return ((torch.cat(rows, 1).clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def _sampler(cell: Cell) -> dict[str, Any]:
@@ -98,13 +124,11 @@ def distances(samples: Tensor, reference: Tensor) -> tuple[dict[str, float], flo
     return {"frechet_distance": float(frechet), "kernel_distance": float(kernel.mean)}, float(kernel.std)
 
 
-def measure(
-    cell: Cell, here: Session, progress: Callable[[float], None]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Scores and details of the method "frechet"."""
+def measure(cell: Cell, here: Session, progress: Callable[[float], None]) -> Measured:
+    """The method "frechet": distances, how they were measured, and pictures to look at."""
     network = load_rooms_network()
     reference = reference_features(cell, here, network)
-    samples = sample_features(cell, here, network, progress)
+    samples, drawn = sample_features(cell, here, network, progress)
     scores, kernel_std = distances(samples, reference)
     details = {
         "samples": len(samples),
@@ -113,4 +137,4 @@ def measure(
         "kernel_std": kernel_std,
         "feature_spread": float(reference.double().var(0).sum()),
     }
-    return scores, details
+    return Measured(scores, details, _sheet(cell, drawn))

@@ -1,6 +1,7 @@
 """The store: one folder, one file per record; that a file is there is the only state there is.
 
-records/HASH.json, maps/HASH.npz, adapters/HASH/, logs/HASH.log, claims/HASH.json and suite.json.
+records/HASH.json, maps/HASH.npz, samples/HASH.png, adapters/HASH/, logs/HASH.log, claims/HASH.json
+and suite.json.
 Every file is written under a temporary name in its own folder, synced and renamed, so a run that
 is killed, or a disk that fills, leaves only whole files behind.
 """
@@ -24,7 +25,7 @@ from generators.errors import UserError
 
 from .cell import Cell, Record
 
-FOLDERS = ("records", "maps", "adapters", "logs", "claims")
+FOLDERS = ("records", "maps", "samples", "adapters", "logs", "claims")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
@@ -167,7 +168,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 class Store:
-    """A folder of records, with the maps, adapters and logs that belong to them.
+    """A folder of records, with the maps, samples, adapters and logs that belong to them.
 
     Args:
         folder: made on `prepare`; reading one that is not there finds no records.
@@ -175,7 +176,7 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.records, self.maps, self.adapters, self.logs, self.claims = (
+        self.records, self.maps, self.samples, self.adapters, self.logs, self.claims = (
             self.folder / name for name in FOLDERS
         )
 

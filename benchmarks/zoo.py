@@ -15,12 +15,15 @@ import click
 if TYPE_CHECKING:
     from generators.zoo.loop import Budget
 
-STEPS = ("text", "autoencoder", "network", "unet", "features", "stylegan2", "stylegan-xl")
+STEPS = (
+    *("text", "autoencoder", "network", "unet", "features", "stylegan2", "stylegan-xl"),
+    *("vqgan", "vqgan-transformer", "dinov2"),
+)
 
 
 @click.group()
 def zoo() -> None:
-    """Train the embedded models again: render, train (text, autoencoder, network, unet, ...), grid."""
+    """Train the embedded models again: render, train one part after the other, grid."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,10 @@ class Asked:
     steps: int | None
     batch: int | None
 
-    def budget(self, module: Any) -> Budget:
-        """The budget of a training module for the device, with what was asked instead."""
-        budget: Budget = module.CPU_BUDGET if self.device == "cpu" else module.GPU_BUDGET
+    def budget(self, module: Any, part: str = "") -> Budget:
+        """The budget of a training module, or of a part of it, with what was asked instead."""
+        kind = "CPU_BUDGET" if self.device == "cpu" else "GPU_BUDGET"
+        budget: Budget = getattr(module, part + kind)
         given = {"steps": self.steps, "batch": self.batch}
         return replace(budget, **{name: value for name, value in given.items() if value})
 
@@ -65,7 +69,8 @@ def render(folder: Path, scenes: int, shard: int, worker: int, workers: int) -> 
 def train(folder: Path, what: str, device: str, steps: int | None, batch: int | None, threads: int) -> None:
     """Train one part on FOLDER/stock; run it again to resume.
 
-    `unet` needs text and autoencoder; `stylegan2` and `stylegan-xl` need features.
+    `unet` needs text and autoencoder; `stylegan2`, `stylegan-xl` and `vqgan` need features;
+    `vqgan-transformer` needs vqgan.
 
     `torchrun --nproc-per-node 2 -m benchmarks zoo train FOLDER unet` shares a batch between processes.
     """
@@ -82,6 +87,9 @@ def train(folder: Path, what: str, device: str, steps: int | None, batch: int | 
         "features": _features,
         "stylegan2": partial(_stylegan, "stylegan2"),
         "stylegan-xl": partial(_stylegan, "stylegan-xl"),
+        "vqgan": _vqgan,
+        "vqgan-transformer": _vqgan_transformer,
+        "dinov2": _dinov2,
     }
     parts[what](folder, Asked(device, steps, batch))
 
@@ -181,15 +189,21 @@ def _features(folder: Path, asked: Asked) -> None:
     )
 
 
-def _stylegan(family: str, folder: Path, asked: Asked) -> None:
+def _feature_network(folder: Path) -> Any:
     from safetensors.torch import load_file
 
-    from benchmarks.data.rooms.stock import open_stock
-    from generators.zoo import gan
     from generators.zoo.features import FeatureNetwork
 
     features = FeatureNetwork()
     features.load_state_dict(load_file(str(folder / "features" / "features.safetensors")))
+    return features
+
+
+def _stylegan(family: str, folder: Path, asked: Asked) -> None:
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo import gan
+
+    features = _feature_network(folder)
     budget = asked.budget(gan)
     kept = folder / f"{family}.rooms64"
     stages = {
@@ -198,6 +212,59 @@ def _stylegan(family: str, folder: Path, asked: Asked) -> None:
     }
     duel = gan.projected_duel(family, features, budget, stages)
     gan.train_gan(duel, open_stock(folder / "stock").rgb(), folder / family, asked.device)
+
+
+def _vqgan(folder: Path, asked: Asked) -> None:
+    from safetensors.torch import save_file
+
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.networks.net2net import initialized
+    from generators.vqgan import RANDOM_SEED, ROOMS
+    from generators.zoo import vqgan
+
+    def keep(stage: str, network: Any) -> None:
+        weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
+        save_file(weights, str(folder / "vqgan" / f"first-{stage}.safetensors"))
+
+    both: Any = initialized("Net2NetTransformer", ROOMS, RANDOM_SEED)
+    network = both.first_stage_model.requires_grad_(True)
+    vqgan.prepare(network, RANDOM_SEED)
+    rgb, features = open_stock(folder / "stock").rgb(), _feature_network(folder)
+    budget = asked.budget(vqgan)
+    vqgan.train_first_stage(network, features, rgb, folder / "vqgan", budget, keep, asked.device)
+
+
+def _vqgan_transformer(folder: Path, asked: Asked) -> None:
+    """One after the other, for each stage of the first stage a transformer, as long as the stage's share."""
+    from safetensors.torch import load_file
+
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.networks.net2net import initialized
+    from generators.vqgan import RANDOM_SEED, ROOMS
+    from generators.zoo import vqgan
+
+    rgb, whole = open_stock(folder / "stock").rgb(), asked.budget(vqgan, "TRANSFORMER_")
+    for stage in vqgan.STAGES:
+        both: Any = initialized("Net2NetTransformer", ROOMS, RANDOM_SEED)
+        weights = load_file(str(folder / "vqgan" / f"first-{stage}.safetensors"))
+        both.first_stage_model.load_state_dict(weights)
+        budget = vqgan.stage_budget(whole, stage)
+        vqgan.train_transformer(both, rgb, folder / "vqgan" / stage, budget, asked.device)
+        vqgan.keep_stage(folder / "vqgan.rooms64" / f"{stage}.safetensors", both)
+
+
+def _dinov2(folder: Path, asked: Asked) -> None:
+    from benchmarks.data.rooms.stock import open_stock
+    from generators import registry
+    from generators.dinov2 import RANDOM_SEED, random_backbone
+    from generators.zoo import dinov2
+
+    def keep(stage: str, network: Any) -> None:
+        dinov2.keep_stage(folder / "dinov2.rooms64" / stage, network)
+
+    backbone = random_backbone(registry.spec("dinov2.rooms64-random"), RANDOM_SEED)
+    rgb, budget = open_stock(folder / "stock").rgb(), asked.budget(dinov2)
+    dinov2.train_dinov2(backbone, rgb, folder / "dinov2", budget, keep, asked.device)
 
 
 @zoo.command()

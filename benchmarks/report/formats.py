@@ -267,6 +267,7 @@ EXPANDED = [
     "test",
     "options",
     "trainable",
+    "head",
     "total",
 ]
 

@@ -28,17 +28,19 @@ class Figures:
     Attributes:
         scatter, curves: title -> files of one figure (.png and .svg).
         grids: pictures of maps, the overview last.
+        samples: family -> what its models draw.
     """
 
     scatter: Mapping[str, list[Path]]
     curves: Mapping[str, list[Path]]
     grids: Sequence[Path]
+    samples: Mapping[str, Path]
 
     @property
     def paths(self) -> list[Path]:
         """All of them."""
         drawn = [path for paths in (*self.scatter.values(), *self.curves.values()) for path in paths]
-        return [*drawn, *self.grids]
+        return [*drawn, *self.grids, *self.samples.values()]
 
 
 def page(results: Results, found: Sequence[Section], panels: Sequence[Panel], figures: Figures) -> str:
@@ -50,6 +52,7 @@ def page(results: Results, found: Sequence[Section], panels: Sequence[Panel], fi
         _block("All at once", "overview", _overview(found)),
         _block("With intervals", "table", "".join(_section(s) for s in found)),
         _block("Does better drawing go with more knowledge?", "correlation", _correlation(panels, figures)),
+        _block("What the models draw", "samples", _samples(figures)),
         _block("Maps", "maps", _grids(figures)),
         _block("Curves", "curves", curves),
         _block("Failed and missing", "failed", _failures(results)),
@@ -197,6 +200,16 @@ def _vector(paths: Iterable[Path]) -> Path:
 def _image(path: Path, title: str) -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<img alt="{escape(title)}" src="data:{MEDIA[path.suffix]};base64,{data}">'
+
+
+HOW_THEY_DRAW = """<p class=note>Above renders of the world, below them what each model of the family
+draws: the pictures of the first seeds, nothing chosen. A model that is told captions is told those of the
+renders; the others know nothing of them. Models that draw nothing are not shown.</p>"""
+
+
+def _samples(figures: Figures) -> str:
+    text = "".join(_figure(path, f"drawn by {family}") for family, path in figures.samples.items())
+    return HOW_THEY_DRAW + text if text else ""
 
 
 HOW_TO_LOOK = """<p class=note>The picture, the truth, and what each model says; below each map where it

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .correlation import CORRELATION, correlation_lines, correlation_markdown, find_panels, write_scatter
 from .curves import find_curves, write_curves
+from .drawn import sheets, write_sheets
 from .formats import (
     EXPANDED,
     TABLE,
@@ -29,20 +30,20 @@ def write_report(store: Path, out: Path) -> list[Path]:
     """Writes tables, correlations, figures and one self-contained page about a store.
 
     Args:
-        store: folder with `suite.json`, `records/` and `maps/`, as the runner leaves it.
+        store: folder with `suite.json`, `records/`, `maps/` and `samples/`, as the runner leaves it.
         out: folder to write into; made if missing, files of the same names are replaced.
 
     Returns:
         The files written: table.md, .csv, .tex, expanded.csv, correlation.md, .csv, then the figures
-        there is data for (scatter-*, qualitative*, curve-*), and index.html last.
+        there is data for (scatter-*, qualitative*, curve-*, samples-*), and index.html last.
 
     Raises:
-        UserError: no store, a corrupt record, suite or maps file, or records of different protocols.
+        UserError: no store, a corrupt record, suite, maps or samples file, or records of different protocols.
     """
     results = read_store(store)
     groups, facts = gather(results), model_facts(results)
     found, panels = sections(groups, facts), find_panels(groups, facts)
-    maps = grids(store, groups, facts)
+    maps, drawn = grids(store, groups, facts), sheets(store, groups, facts)
     out.mkdir(parents=True, exist_ok=True)
     title = markdown_text(results.title)
     text = f"# {title}\n\n## Means\n\n{overview(found)}\n\n## With intervals\n\n{markdown_tables(found)}\n"
@@ -58,6 +59,7 @@ def write_report(store: Path, out: Path) -> list[Path]:
         write_scatter(out, panels),
         write_curves(out, find_curves(groups, facts)),
         write_grids(out, maps, groups, facts),
+        write_sheets(out, drawn),
     )
     html = page(results, found, panels, figures)
     _remove_stale(out, figures)
@@ -66,7 +68,7 @@ def write_report(store: Path, out: Path) -> list[Path]:
 
 def _remove_stale(out: Path, figures: Figures) -> None:
     """Takes away figures of an earlier report that this one no longer has."""
-    for pattern in ("scatter-*", "curve-*", "qualitative*"):
+    for pattern in ("scatter-*", "curve-*", "qualitative*", "samples-*"):
         for path in out.glob(pattern):
             if path not in figures.paths and path.suffix in MEDIA:
                 path.unlink()

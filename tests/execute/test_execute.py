@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import Record, make_cell, run
 from benchmarks.cache import Cache
+from benchmarks.data.load import load_pictures
 from benchmarks.execute import execute
 from benchmarks.session import Session
 from benchmarks.store import Store
@@ -121,6 +123,11 @@ def test_weights_that_changed_since_the_plan_are_refused(tmp_path: Path) -> None
         done(cell, tmp_path)
 
 
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture)
+
+
 def test_frechet_distance_falls_with_training_and_names_its_extractor(tmp_path: Path) -> None:
     options = {"samples": 64, "reference": 128, "steps": 4, "guidance": 1.0}
     found = [
@@ -128,6 +135,13 @@ def test_frechet_distance_falls_with_training_and_names_its_extractor(tmp_path: 
     ]
     assert found[0].scores["frechet_distance"] > found[1].scores["frechet_distance"] > 0
     assert "rooms supervised network" in found[0].details["extractor"]
+    sheets = [_pixels(tmp_path / str(record.samples)) for record in found]
+    assert all(sheet.shape == (2 * 64, 8 * 64, 3) for sheet in sheets)
+    drawn, renders = sheets[1][:64], sheets[1][64:]
+    assert not np.array_equal(drawn, sheets[0][:64]) and np.array_equal(renders, sheets[0][64:])
+    expected = load_pictures("rooms", "reference", range(8), 64).pictures[3]
+    shown = torch.from_numpy(renders[:, 3 * 64 : 4 * 64].copy()).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(shown, expected, rtol=0, atol=0.5 / 127.5 + 1e-6)
 
 
 def test_maps_are_kept_without_pickles(tmp_path: Path) -> None:

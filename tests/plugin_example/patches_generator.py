@@ -3,6 +3,7 @@
 from generators import GeneratorSpec, UserError
 
 FACTS = {"takes": "images", "space": "pixels", "resolution": 64, "domain": "none", "licence": "Apache-2.0"}
+FACTS |= {"draws": False}  # it maps pictures to pictures
 TARGETS = ("into", "mix", "out")  # what LoRA adapts
 SPECS = [GeneratorSpec("patches.toy64", "Patches", "Random patches", lora_targets=TARGETS, **FACTS)]
 

@@ -40,7 +40,7 @@ def test_the_quick_suite_has_every_part() -> None:
         assert {(c.data, c.labels) for c in found} == {
             ("rooms", "exact") if name == "frechet" else ("samples", "rooms-network")
         }
-    cells = [c for c in everything if c.model not in gans]
+    cells = [c for c in everything if c.model not in gans and not c.model.startswith(("vqgan", "dinov2"))]
     models = {f"sd.rooms64-{tag}" for tag in ("random", "s1", "s2", "s3", "s4", "s5")}
     lora = [c for c in cells if c.method == "lora" and c.options["labels"] == "true"]
     assert {c.model for c in lora if c.intrinsic == "normal"} == models
@@ -56,6 +56,24 @@ def test_the_quick_suite_has_every_part() -> None:
     assert {c.model for c in frechet} == models
     assert {(c.options["samples"], c.intrinsic) for c in frechet} == {(512, "none")}
     assert {c.seed for c in cells} == {0}
+
+
+def test_the_quick_suite_asks_vqgan_in_both_ways_and_dinov2() -> None:
+    everything = load_suite("rooms-quick").cells
+    stages = {f"vqgan.rooms64-{tag}" for tag in ("random", "s1", "s2", "s3", "s4")}
+    vqgan = [c for c in everything if c.model in stages]
+    ends = {"vqgan.rooms64-random", "vqgan.rooms64-s4"}
+    for data, labels in (("rooms", "exact"), ("samples", "rooms-network")):
+        found = [c for c in vqgan if c.data == data and c.method != "frechet"]
+        assert {c.labels for c in found} == {labels}
+        assert {c.model for c in found if c.method == "lora"} == ends
+        assert {c.model for c in found if c.method == "linear"} == (stages if data == "rooms" else ends)
+    assert {c.model for c in vqgan if c.method == "frechet"} == stages
+    dinov2 = [c for c in everything if c.model.startswith("dinov2")]
+    ends = {"dinov2.rooms64-random", "dinov2.rooms64-s2"}
+    assert {c.model for c in dinov2 if c.method == "lora"} == ends
+    assert {c.model for c in dinov2 if c.method == "linear"} == ends | {"dinov2.rooms64-s1"}
+    assert {c.method for c in dinov2} == {"lora", "linear"}
 
 
 def test_the_full_suite_has_its_curves() -> None:

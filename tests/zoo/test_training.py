@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.cli import main
 from benchmarks.data.rooms.stock import open_stock, render_shard
-from generators import load, stylegan2, stylegan_xl
+from generators import load, stylegan2, stylegan_xl, vqgan
 from generators.stable_diffusion import WEIGHTS_VARIABLE
 from generators.zoo.autoencoder import transform_colors
 from generators.zoo.diffusion import CPU_BUDGET, GPU_BUDGET, SCHEDULE, min_snr_weight, new_unet, stage_steps
@@ -113,6 +113,14 @@ def test_every_command_of_the_zoo_on_a_tiny_budget(tmp_path: Path, monkeypatch: 
         assert kept == ["s1", "s2", "s3", "s4"]
         first, last = (read(tmp_path / f"{family}.rooms64" / f"{s}.safetensors") for s in ("s1", "s4"))
         assert not torch.equal(first.mapping.fc0.weight, last.mapping.fc0.weight)
+    zoo("train", folder, "vqgan", "--steps", "10", "--batch", "2")
+    zoo("train", folder, "vqgan-transformer", "--steps", "10", "--batch", "2")
+    kept = [tmp_path / "vqgan.rooms64" / f"s{k}.safetensors" for k in (1, 2, 3, 4)]
+    first, *_, last = (vqgan.read(path).state_dict() for path in kept)
+    changed = {name.split(".")[0] for name, value in first.items() if not torch.equal(value, last[name])}
+    assert changed == {"first_stage_model", "transformer"}
+    zoo("train", folder, "dinov2", "--steps", "8", "--batch", "2")
+    assert sorted(p.name for p in (tmp_path / "dinov2.rooms64").iterdir()) == ["s1", "s2"]
     assert (tmp_path / "network" / "rooms.safetensors").stat().st_size > 1e6
     made = tmp_path / "sd.rooms64"
     assert {"unet", "unet-s1", "unet-s2", "unet-s3", "unet-s4", "vae", "text_encoder"} <= {
