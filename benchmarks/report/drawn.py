@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEFT, GAP, SCALE = 200, 4, 2  # canvas pixels; canvas pixels of one pixel
+LEFT, GAP, SCALE = 240, 4, 2  # canvas pixels; canvas pixels of one pixel
 
 
 class Strip(NamedTuple):
