@@ -51,7 +51,6 @@ def _next(step: Stepper, codes: Tensor, cache: Cache | None) -> Tensor:
     return step.gpt(codes[:, cache.length :], cache=cache)[:, -1]
 
 
-@torch.no_grad()
 def draw(
     gpt: GPT,
     start: Tensor,
@@ -75,10 +74,12 @@ def draw(
             f"{start.shape[1]} codes given and {steps} to draw, for a block of {gpt.block_size} "
             "(at least one is given, the last is not read)"
         )
-    cache = gpt.cache(len(start), start.shape[1] + steps) if cached else None
-    codes, step = start, Stepper(gpt)
-    for i in range(steps):
-        at = None if noise is None else noise[:, i].to(codes.device)
-        found = choose(_next(step, codes, cache), at, temperature, top_k)
-        codes = torch.cat([codes, found[:, None]], 1)
-    return codes[:, start.shape[1] :]
+    codes = start
+    with torch.inference_mode():
+        cache = gpt.cache(len(start), start.shape[1] + steps) if cached else None
+        step = Stepper(gpt)
+        for i in range(steps):
+            at = None if noise is None else noise[:, i].to(codes.device)
+            found = choose(_next(step, codes, cache), at, temperature, top_k)
+            codes = torch.cat([codes, found[:, None]], 1)
+    return codes[:, start.shape[1] :].clone()  # one that training may use
