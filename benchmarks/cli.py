@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 # Command to the module that has it, imported on demand.
 LAZY = {"zoo": ".zoo", "doctor": ".doctor", "distance": ".distance", "fetch": ".fetch"}
+LAZY |= {"predict": ".predict.command"}
+LAZY |= {"spread": ".spread"}
+LAZY |= {"adapter": ".adapters", "push": ".card"}
 USER_ERROR = 2  # exit status of what the user can mend, as of click's own usage errors
 
 

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +21,12 @@ import torch
 from torch import Tensor
 
 from generators.base import Generator
+from probes.adapters import AdapterFacts, write_facts
 from probes.finetune import split_head
 from probes.fit import TrainedProbe
 from probes.intrinsics import INTRINSICS, angular_error
 from probes.methods import method, method_fit
+from probes.ranks import Ranks
 from probes.task import Examples, Probe, Task
 
 from .cache import Cache, cache_folder
@@ -69,6 +72,7 @@ def environment(device: str) -> dict[str, Any]:
         "commit": found.stdout.strip() if found.returncode == 0 else "",
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
+        **({"processes": Ranks.here().count} if Ranks.here().count > 1 else {}),
     }
 
 
@@ -136,25 +140,32 @@ def _way_in(cell: Cell) -> str:
     return "drawn" if own else "encoded"
 
 
-def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record) -> None:
+def make_task(cell: Cell, here: Session, clock: Clock) -> Task:
+    """What a cell asks its generator, or the pictures: everything frozen computed, nothing fitted."""
     intrinsic = INTRINSICS[cell.intrinsic]
     with clock.phase("load", 0.0):
         generator = here.generator(cell)
     with clock.phase("freeze", 0.02):
-        train, validation, test = (
-            here.examples(cell, split, intrinsic) for split in ("train", "validation", "test")
-        )
+        train, validation = (here.examples(cell, split, intrinsic) for split in ("train", "validation"))
 
     def remember(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         options = {k: cell.options.get(k) for k in ("noise", "timestep")}
-        full = {"kind": "moments", "key": key, "weights": cell.weights, "noise seed": cell.seed, **options}
+        full = {"kind": "fitted", "key": key, "weights": cell.weights, "noise seed": cell.seed, **options}
         where = {"world": cell.world, "size": cell.size, "train": cell.train, "seed": cell.seed}
         return here.cache.get(full | where, compute)
 
     def report(share: float) -> None:
         clock.progress(0.05 + 0.85 * share, "fit")
 
-    task = Task(generator, intrinsic, train, validation, cell.options, cell.seed, report, remember)
+    return Task(
+        generator, intrinsic, train, validation, cell.options, cell.seed, report, remember, cell.method
+    )
+
+
+def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record) -> None:
+    task = make_task(cell, here, clock)
+    with clock.phase("freeze", 0.04):
+        test = here.examples(cell, "test", task.intrinsic)
     probe: Probe | None = None
     try:
         with clock.phase("fit", 0.05):
@@ -167,15 +178,22 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
             _keep_maps(cell, store, prediction, test, record)
             with atomic_folder(store.adapters / cell.hash) as folder:
                 probe.save(folder)
+                write_facts(folder, _facts(cell))
             record.adapter = f"adapters/{cell.hash}"
     finally:
         if probe is not None:
             probe.release()
         else:
             here.forget_generator()
-    record.parameters = _sizes(probe, generator)
+    record.parameters = _sizes(probe, task.generator)
     if probe.steps_per_second is not None:
         record.environment["steps_per_second"] = round(probe.steps_per_second, 3)
+
+
+def _facts(cell: Cell) -> AdapterFacts:
+    """What lies beside the weights, so that they can be put on a model, and shared, without the store."""
+    options = dict(cell.options)
+    return AdapterFacts(cell.model, cell.weights, cell.intrinsic, cell.method, options, cell=asdict(cell))
 
 
 def _sizes(probe: Probe, generator: Generator | None) -> dict[str, int]:

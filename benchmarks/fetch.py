@@ -192,11 +192,11 @@ def _state(name: str, source: Source) -> str:
 
 def _state_of_other(spec: GeneratorSpec) -> str:
     """Of a model of Stable Diffusion, or of a plugin."""
-    from generators import registry, stable_diffusion
+    from generators import multi_step, registry, stable_diffusion
     from generators.checkpoints.download import own_path
     from generators.sources import source_of
 
-    if registry.family_module(spec.name) is not stable_diffusion:
+    if registry.family_module(spec.name) not in (stable_diffusion, multi_step):
         try:
             return _state(spec.name, source_of(spec))
         except UserError:

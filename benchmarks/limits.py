@@ -27,11 +27,17 @@ RANGES: Mapping[str, tuple[float, float | None]] = {
     "samples": (2, None),
     "reference": (2, None),
     "guidance": (0, None),
+    "sampler_steps": (1, 1000),
+    "image_guidance": (0, None),
+    "rescale": (0, 1),
+    "strength": (0.01, 1),
+    "noise_seed": (0, None),
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "variant": ("lora", "dora", "rslora"),
     "labels": ("true", "shuffled"),
     "space": ("w+", "style"),
+    "precision": ("float32", "bfloat16"),
 }
 
 
@@ -76,6 +82,25 @@ def _check_seeds(cell: Cell, spec: GeneratorSpec | None) -> None:
             "models that draw from seeds: "
             + (", ".join([s.name for s in registry.specs() if s.takes == "seeds"][:30]) or "none is here"),
             "leave it out of this grid",
+        )
+
+
+def _check_asks(cell: Cell, spec: GeneratorSpec | None) -> None:
+    """An editing method needs a model that edits; a model that samples is asked at all its timesteps."""
+    needed = method(cell.method).asks
+    if needed and spec and needed not in spec.asks:
+        raise UserError(
+            f"model {spec.name!r} with method {cell.method!r}",
+            f"it has no option {needed!r}",
+            "models that have: " + ", ".join([s.name for s in registry.specs() if needed in s.asks][:30]),
+            "ask one of these",
+        )
+    if spec and spec.asks and cell.options.get("timestep") is not None:
+        raise UserError(
+            f"option timestep = {cell.options['timestep']} of {spec.name}",
+            "it samples in steps, from the last timestep to the first",
+            f"its own options: {', '.join(spec.asks)}",
+            "leave the option out",
         )
 
 
@@ -134,6 +159,7 @@ def check_cell(cell: Cell) -> None:
     _check_options(cell, spec)
     _check_seeds(cell, spec)
     _check_draws(cell, spec)
+    _check_asks(cell, spec)
     if spec and method(cell.method).needs != "samples":
         _check_pictures(cell, spec)
 

@@ -43,6 +43,10 @@ COSTS: Mapping[str, Cost] = {
     "linear": Cost(4, 0, 1200),
     "finetune": Cost(4, 0.19, 1200),
     "latent_offset": Cost(4, 0.2, 1100),
+    "sdedit": Cost(4, 0.15, 1100),
+    "textual_inversion": Cost(4, 0.15, 1100),
+    "visii": Cost(4, 0.15, 1100),
+    "instruct_pix2pix": Cost(4, 0, 1100),
     "ceiling": Cost(3, 0, 900),
     "constant": Cost(2, 0, 700),
     "pixels": Cost(5, 0, 900),
@@ -50,6 +54,7 @@ COSTS: Mapping[str, Cost] = {
     "frechet": Cost(5, 0.01, 1000),
 }
 _OTHER = Cost(10, 0.15, 1200)
+SAMPLED = 0.008  # seconds of an embedded UNet's one evaluation of one picture
 
 
 def _area(cell: Cell) -> float:
@@ -66,7 +71,9 @@ def guess(cell: Cell) -> float:
         steps = options["samples"] * (options["steps"] if registry.spec(cell.model).diffusion_steps else 1)
     else:
         steps = options.get("steps", 0) * options.get("batch", 16) / 16
-    return (cost.fixed + cost.step * steps) * max(_area(cell), 0.25)
+    # A model that samples: two branches of the network for each step of each picture it is scored on.
+    sampled = 2 * options.get("sampler_steps", 0) * (cell.validation + cell.test)
+    return (cost.fixed + cost.step * steps + SAMPLED * sampled) * max(_area(cell), 0.25)
 
 
 def _keys(cell: Cell) -> tuple[tuple[str, ...], ...]:
@@ -189,7 +196,9 @@ def changed_options(cell: Cell) -> str:
     """The options of a cell that differ from the method's defaults, as text."""
     from probes.methods import method
 
-    defaults = method(cell.method).options
+    asked = method(cell.method)
+    asks = {} if cell.model == NO_MODEL else registry.spec(cell.model).asks
+    defaults = {**asks, **asked.extras, **asked.options}
     return " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}"
                     for k, v in cell.options.items() if v != defaults[k])  # fmt: skip
 

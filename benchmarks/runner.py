@@ -144,7 +144,7 @@ def _plain(cell: Cell) -> dict[str, Any]:
     return vars(cell) | {"options": dict(cell.options)}
 
 
-def _facts(model: str) -> dict[str, Any]:
+def facts_of(model: str) -> dict[str, Any]:
     """What reports need to know of a model whose cell failed."""
     names = ("name", "family", "title", "domain", "trained", "takes")
     return next(({n: getattr(s, n) for n in names} for s in registry.specs() if s.name == model), {})
@@ -288,7 +288,7 @@ class Runner:
     def _failed(self, hand: Hand, reason: str, log: str) -> None:
         cell, seconds = hand.cell, time.monotonic() - hand.began
         assert cell is not None
-        record = Record(cell, "failed", reason, generator=_facts(cell.model))
+        record = Record(cell, "failed", reason, generator=facts_of(cell.model))
         record.seconds, record.environment = {"total": round(seconds, 3)}, {"device": self.device}
         self.store.write_text(self.store.log(cell), f"{cell}\n{reason}\n\n{log}")
         self.store.write(record)
@@ -381,12 +381,9 @@ def compute(
     return Outcome([record for record in records if record], runner.computed, runner.elsewhere)
 
 
-def run_suite(
-    suite: Suite, store: str | Path | None = None, *, only: str | None = None, **options: Any
-) -> Outcome:
-    """Compute a suite; `options` are those of `compute`. Refuses a store that holds another suite."""
-    _check(**options)
-    place, chosen = Store(store or default_store(suite)), select(suite.cells, only)
+def open_store(suite: Suite, store: str | Path | None = None) -> Store:
+    """The store of a suite, ready to be written; raises UserError if it holds another suite."""
+    place = Store(store or default_store(suite))
     found = place.suite()
     if found is not None and found["name"] != suite.name:
         raise UserError(
@@ -397,7 +394,16 @@ def run_suite(
         )
     place.prepare()
     place.write_suite(suite.name, suite.title, suite.question, suite.cells)
-    return compute(chosen, place, **options)
+    return place
+
+
+def run_suite(
+    suite: Suite, store: str | Path | None = None, *, only: str | None = None, **options: Any
+) -> Outcome:
+    """Compute a suite; `options` are those of `compute`. Refuses a store that holds another suite."""
+    _check(**options)
+    chosen = select(suite.cells, only)
+    return compute(chosen, open_store(suite, store), **options)
 
 
 def _loose(cells: Iterable[Cell], place: Store) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from generators import registry
-from generators.base import Generator
+from generators.base import Denoiser, Generator
 from generators.errors import UserError
 from generators.random_init import blend_noise
 from probes.intrinsics import Intrinsic
@@ -50,7 +50,11 @@ class Session:
         if self._generator is None or self._generator[0] != key:
             self._generator = None  # free it before the next one is loaded
             self._generator = (key, self._load(cell, noise, timestep))
-        return self._generator[1]
+        generator = self._generator[1]
+        if isinstance(generator, Denoiser):
+            asks = generator.spec.asks
+            generator.ask(**{name: cell.options.get(name, value) for name, value in asks.items()})
+        return generator
 
     def forget_generator(self) -> None:
         """Load the model anew for the next cell: this one may not be as it was."""

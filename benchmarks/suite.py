@@ -105,7 +105,7 @@ def make_cell(
         weights=weights,
         intrinsic=intrinsic,
         method=method,
-        options=fill_options(method, options or {}),
+        options=fill_options(method, options or {}, registry.spec(model).asks if model != NO_MODEL else None),
         data=data,
         world=worlds.describe(data).fingerprint,
         size=size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STEPS = (
     *("text", "autoencoder", "network", "unet", "features", "stylegan2", "stylegan-xl"),
-    *("vqgan", "vqgan-transformer", "dinov2"),
+    *("vqgan", "vqgan-transformer", "dinov2", "velocity", "editing"),
 )
 
 
@@ -70,7 +70,7 @@ def train(folder: Path, what: str, device: str, steps: int | None, batch: int | 
     """Train one part on FOLDER/stock; run it again to resume.
 
     `unet` needs text and autoencoder; `stylegan2`, `stylegan-xl` and `vqgan` need features;
-    `vqgan-transformer` needs vqgan.
+    `vqgan-transformer` needs vqgan, `velocity` needs unet, `editing` needs velocity.
 
     `torchrun --nproc-per-node 2 -m benchmarks zoo train FOLDER unet` shares a batch between processes.
     """
@@ -90,6 +90,8 @@ def train(folder: Path, what: str, device: str, steps: int | None, batch: int | 
         "vqgan": _vqgan,
         "vqgan-transformer": _vqgan_transformer,
         "dinov2": _dinov2,
+        "velocity": _velocity,
+        "editing": _editing,
     }
     parts[what](folder, Asked(device, steps, batch))
 
@@ -265,6 +267,64 @@ def _dinov2(folder: Path, asked: Asked) -> None:
     backbone = random_backbone(registry.spec("dinov2.rooms64-random"), RANDOM_SEED)
     rgb, budget = open_stock(folder / "stock").rgb(), asked.budget(dinov2)
     dinov2.train_dinov2(backbone, rgb, folder / "dinov2", budget, keep, asked.device)
+
+
+def _last_unet(folder: Path, *adapters: str) -> Any:
+    """The last stage's UNet in float32, adapters of `folder`/sd.rooms64 merged into it."""
+    from diffusers import UNet2DConditionModel
+
+    from generators.multi_step import merged
+
+    place = folder / "sd.rooms64"
+    unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet").float()
+    for adapter in adapters:
+        unet = merged(unet, place / adapter)
+    return unet
+
+
+def _embed(folder: Path, prompts: Sequence[str]) -> Any:
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    from generators.zoo.diffusion import embed_prompts
+
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "text" / "tokenizer")
+    text = CLIPTextModel.from_pretrained(folder / "text" / "text_encoder").float().eval()
+    return embed_prompts(tokenizer, text, prompts)
+
+
+def _velocity(folder: Path, asked: Asked) -> None:
+    from safetensors.torch import load_file
+
+    from generators.zoo import velocity
+
+    _frozen(folder, asked.device)
+    frozen, budget = load_file(str(folder / "frozen.safetensors")), asked.budget(velocity)
+    network = velocity.train_velocity(
+        _last_unet(folder),
+        frozen["latents"],
+        frozen["texts"],
+        frozen["empty"],
+        folder / "velocity",
+        budget,
+        asked.device,
+    )
+    velocity.keep_adapter(network, folder / "sd.rooms64" / "unet-velocity")
+
+
+def _editing(folder: Path, asked: Asked) -> None:
+    from diffusers import AutoencoderKL
+
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo import editing, velocity
+
+    rgb, budget = open_stock(folder / "stock").rgb(), asked.budget(editing)
+    vae = AutoencoderKL.from_pretrained(folder / "vae" / "vae").float().to(asked.device).eval()
+    texts = _embed(folder, [*editing.EDITS, ""])
+    unet = _last_unet(folder, "unet-velocity")
+    network = editing.train_editing(
+        unet, vae, rgb, texts[:-1], texts[-1:], folder / "editing", budget, asked.device
+    )
+    velocity.keep_adapter(network, folder / "sd.rooms64" / "unet-editing")
 
 
 @zoo.command()

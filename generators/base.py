@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from .draws import Draws
+
 
 class Sample(NamedTuple):
     """What a generator made of seeds."""
@@ -40,6 +42,8 @@ class GeneratorSpec:
             fixed seed, trained by every method that trains weights, and counted apart; "" for none.
         draws: whether it makes pictures of seeds; one that only sees pictures refuses to sample.
         diffusion_steps: timesteps of a diffusion model, 0 for others; a cell may choose one of them.
+        asks: how `forward` is asked, option to default, for a model that samples (see Denoiser): a cell
+            holds them all beside the method's options and may choose other values. Empty for others.
         fid: published Frechet inception distance, with its protocol, or None.
         embedded: whether the weights come with this package.
         options: what the family's `load` needs beyond that.
@@ -62,6 +66,7 @@ class GeneratorSpec:
     head: str = ""
     draws: bool = True
     diffusion_steps: int = 0
+    asks: Mapping[str, Any] = field(default_factory=dict)
     fid: tuple[float, str] | None = None
     embedded: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -100,6 +105,47 @@ class Generator(Protocol):
 
     def features(self, code: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Activations (b c h w) by layer name, for the linear probe; the same for all intrinsics."""
+        ...
+
+
+@runtime_checkable
+class Denoiser(Generator, Protocol):
+    """A generator that takes many steps: `forward` samples, and training has a loss of its own.
+
+    What a method trains is the network, or the text embedding that stands for the question.
+    """
+
+    def ask(self, **values: Any) -> None:
+        """Set options of `spec.asks` for what follows."""
+        ...
+
+    def prompt(self, text: str) -> Tensor:
+        """Embedding (1 l d) of a prompt."""
+        ...
+
+    def question(self, intrinsic: str) -> Tensor:
+        """Embedding (1 l d) that asks for an intrinsic by name."""
+        ...
+
+    def words(self, intrinsic: str) -> Tensor:
+        """Token embeddings (n e) of an intrinsic's name."""
+        ...
+
+    def spell(self, words: Tensor) -> Tensor:
+        """Embedding (1 l d) of a prompt made of token embeddings (n e), differentiable."""
+        ...
+
+    def loss(self, code: Mapping[str, Tensor], text: Tensor, target: Tensor, draws: Draws) -> Tensor:
+        """Denoising loss of targets (b c h w) in output space, a scalar.
+
+        Args:
+            text: embedding (1 l d), differentiable.
+            draws: where timesteps, noise and dropped conditions are from.
+        """
+        ...
+
+    def draw(self, code: Mapping[str, Tensor], text: Tensor) -> Tensor:
+        """Output space (b c h w), sampled as asked, with a text embedding (1 l d) as the question."""
         ...
 
 

@@ -20,10 +20,14 @@ BLOCK = 1 << 22  # bytes read at once
 
 
 def local_folder(spec: GeneratorSpec) -> Path | None:
-    """The folder of a model's weights if it is on this machine by the user's own word."""
+    """The folder of a model's weights if it is on this machine by the user's own word.
+
+    A model that is another one asked in another way (`options["base"]`) is found in that one's folder, too.
+    """
     given = os.environ.get(WEIGHTS_VARIABLE)
-    if given and (Path(given) / spec.name).is_dir():
-        return Path(given) / spec.name
+    for name in (spec.name, spec.options.get("base")):
+        if given and name and (Path(given) / name).is_dir():
+            return Path(given) / str(name)
     return Path(spec.source) if spec.source and Path(spec.source).is_dir() else None
 
 

@@ -19,6 +19,7 @@ from .errors import UserError, unknown
 GROUP = "intrinsic_bench.generators"
 FAMILIES = (
     "generators.stable_diffusion",
+    "generators.multi_step",
     "generators.stylegan2",
     "generators.stylegan_xl",
     "generators.vqgan",

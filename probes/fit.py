@@ -5,23 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from generators.base import Generator
+from generators.base import Denoiser, Generator
+from generators.draws import Draws
 
 from .intrinsics import Intrinsic
+from .precision import Feed, Losses, autocast, device_of, optimizer_for, prepared
+from .ranks import Ranks
 from .task import Examples, Task, stream
 
 WARMUP = 0.05  # share of the steps
 CLIP = 1.0  # greatest norm of the gradient, as in diffusers' trainers
 BATCH = 32  # pictures predicted together
+LOOK = 50  # steps on a CUDA device between two looks at the losses: each makes the host wait
 
 # (code, name of the intrinsic) -> output space, as Generator.forward.
 Forward = Callable[[Mapping[str, Tensor], str], Tensor]
+# (code, target in output space, draws) -> scalar.
+Loss = Callable[[Mapping[str, Tensor], Tensor, Draws], Tensor]
 
 
 class Diverged(RuntimeError):
@@ -54,6 +61,25 @@ def output_loss(generator: Generator, intrinsic: Intrinsic, output: Tensor, targ
     return intrinsic.pixel_loss(output, target)
 
 
+def loss_of(task: Task, forward: Forward, question: Callable[[], Tensor] | None = None) -> Loss:
+    """What training minimizes: the error of what `forward` gives, or a denoiser's own loss.
+
+    Args:
+        question: embedding (1 l d) a denoiser is asked with, where it is not the intrinsic's own.
+    """
+    generator, intrinsic = task.model, task.intrinsic
+    if isinstance(generator, Denoiser):
+        denoiser = generator
+        asked = question or (lambda: denoiser.question(intrinsic.name))
+        return lambda code, target, draws: denoiser.loss(code, asked(), target, draws)
+
+    def loss(code: Mapping[str, Tensor], target: Tensor, draws: Draws) -> Tensor:
+        output = forward(code, intrinsic.name).float()  # no matter in which precision the network ran
+        return output_loss(generator, intrinsic, output, target.to(output.device))
+
+    return loss
+
+
 def shuffled(n: int, generator: torch.Generator) -> Tensor:
     """A permutation of n >= 2 rows that leaves none in its place (one random cycle)."""
     order = torch.randperm(n, generator=generator)
@@ -62,51 +88,75 @@ def shuffled(n: int, generator: torch.Generator) -> Tensor:
     return result
 
 
-def train(task: Task, parameters: list[nn.Parameter], forward: Forward) -> tuple[dict[str, Any], float]:
-    """Train parameters with AdamW.
+def train(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> tuple[dict[str, Any], float]:
+    """Train parameters with AdamW, alone or together with the other processes of this run.
 
     Args:
-        parameters: of task.generator.network, or of `forward`.
-        forward: task.generator.forward, or one that changes the code before it.
+        parameters: of task.generator.network, or of what `loss_function` calls.
+        loss_function: see `loss_of`.
 
     Returns:
         Details (mean loss of the first and last tenth of the steps), and steps per second.
 
     Raises:
         Diverged: a loss is not finite.
+        UserError: the network or this machine cannot do what precision, checkpointing or compile ask.
     """
-    generator, options, steps = task.model, task.options, int(task.options["steps"])
-    if task.train.output is None:
-        raise TypeError("training needs targets in the generator's output space")
-    targets = task.train.output
-    if options.get("labels") == "shuffled":
-        targets = targets[shuffled(len(targets), stream(task.seed, "labels"))]
-    optimizer = torch.optim.AdamW(parameters, lr=float(options["rate"]), weight_decay=0.0)
-    losses: list[float] = []
-    started = time.monotonic()
-    rows_of = batches(len(targets), int(options["batch"]), steps, stream(task.seed, "batches"))
-    for step, rows in enumerate(rows_of):
-        for group in optimizer.param_groups:
-            group["lr"] = float(options["rate"]) * schedule(step, steps)
-        code = {name: value[rows] for name, value in task.train.code.items()}
-        output = forward(code, task.intrinsic.name)
-        loss = output_loss(generator, task.intrinsic, output, targets[rows].to(output.device))
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise Diverged(
-                f"the loss is {losses[-1]} at step {step} of {steps}: lower the rate {options['rate']}"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, CLIP)
-        optimizer.step()
-        task.progress((step + 1) / steps)
-    tenth = max(1, steps // 10)
+    losses, rate = descend(task, parameters, loss_function)
+    tenth = max(1, len(losses) // 10)
     details = {
         "loss_first": sum(losses[:tenth]) / tenth,
         "loss_last": sum(losses[-tenth:]) / tenth,
     }
-    return details, steps / max(1e-9, time.monotonic() - started)
+    return details, rate
+
+
+def descend(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> tuple[list[float], float]:
+    """`train`, giving the loss of every step, and steps per second."""
+    options, steps, ranks = task.options, int(task.options["steps"]), Ranks.here()
+    network = task.model.network
+    device = device_of(network)
+    targets = _targets(task)
+    ranks.check(min(int(options["batch"]), len(targets)))
+    ranks.same_start(parameters)
+    random = stream(task.seed, "denoising")
+    rows_of = batches(len(targets), int(options["batch"]), steps, stream(task.seed, "batches"))
+    losses = Losses(1 if device.type == "cpu" else LOOK, partial(_refuse, options))
+    optimizer = optimizer_for(parameters, float(options["rate"]))
+    feed = Feed(task.train.code, targets, device)
+    with prepared(network, options):
+        started = time.monotonic()
+        for step, rows in enumerate(rows_of):
+            for group in optimizer.param_groups:
+                group["lr"] = float(options["rate"]) * schedule(step, steps)
+            share = ranks.share(len(rows))
+            mine, draws = rows[share], Draws(random, len(rows), share)
+            with autocast(network, options):
+                loss = loss_function(*feed(mine), draws)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            losses.add(ranks.average(parameters, loss, len(mine) / len(rows)))
+            nn.utils.clip_grad_norm_(parameters, CLIP)
+            optimizer.step()
+            task.progress((step + 1) / steps)
+        found = losses.look()
+        return found, steps / max(1e-9, time.monotonic() - started)
+
+
+def _targets(task: Task) -> Tensor:
+    """The maps to learn, in output space; those of other pictures for the control."""
+    if task.train.output is None:
+        raise TypeError("training needs targets in the generator's output space")
+    targets = task.train.output
+    if task.options.get("labels") == "shuffled":
+        targets = targets[shuffled(len(targets), stream(task.seed, "labels"))]
+    return targets
+
+
+def _refuse(options: Mapping[str, Any], step: int, loss: float) -> None:
+    raise Diverged(
+        f"the loss is {loss} at step {step} of {options['steps']}: lower the rate {options['rate']}"
+    )
 
 
 @torch.no_grad()
@@ -123,12 +173,36 @@ def predict(
     return torch.cat(found)
 
 
+def train_or_recall(
+    task: Task, parameters: list[nn.Parameter], loss_function: Loss
+) -> tuple[dict[str, Any], float]:
+    """`train`, but once for all cells of a denoiser that differ in how it samples alone."""
+    asks = task.model.spec.asks
+    if not asks:
+        return train(task, parameters, loss_function)
+
+    def compute() -> dict[str, Tensor]:
+        details, rate = train(task, parameters, loss_function)
+        found = {f"{k:04}": p.detach().cpu().clone() for k, p in enumerate(parameters)}
+        losses = [details["loss_first"], details["loss_last"], rate]
+        return found | {"losses": torch.tensor(losses, dtype=torch.float64)}
+
+    told = {name: value for name, value in sorted(task.options.items()) if name not in asks}
+    kept = task.remember(f"trained {task.method} {task.intrinsic.name} {told}", compute)
+    with torch.no_grad():
+        for k, parameter in enumerate(parameters):
+            parameter.copy_(kept[f"{k:04}"])
+    first, last, rate = kept["losses"].tolist()
+    return {"loss_first": first, "loss_last": last}, rate
+
+
 class TrainedProbe:
     """A generator that was trained and now draws maps; the base of LoRA, fine-tuning, latent offsets.
 
     Args:
         parameters: what is trained.
         forward: code to output space, where it is not the generator's own.
+        question: embedding (1 l d) a denoiser is asked with, where it is not the intrinsic's own.
         head: the parameters of the generator's new head (spec.head), trained beside them, counted apart.
     """
 
@@ -138,12 +212,14 @@ class TrainedProbe:
         parameters: list[nn.Parameter],
         forward: Forward | None = None,
         head: Sequence[nn.Parameter] = (),
+        question: Callable[[], Tensor] | None = None,
     ) -> None:
         self.generator, self.intrinsic = task.model, task.intrinsic
         self.forward = forward or task.model.forward
         self.parameters = sum(p.numel() for p in parameters)
         self.head_parameters = sum(p.numel() for p in head)
-        self.details, self.steps_per_second = train(task, [*parameters, *head], self.forward)
+        loss = loss_of(task, self.forward, question)
+        self.details, self.steps_per_second = train_or_recall(task, [*parameters, *head], loss)
         held = task.validation
         error = task.intrinsic.error(self.predict(held), held.maps[task.intrinsic.name], held.mask)
         self.details["validation_error"] = float(error)  # for choosing options, never the test error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from generators.errors import UserError, unknown
@@ -16,6 +16,20 @@ TRAINING: dict[str, Any] = {
     "rate": 1e-3,  # AdamW learning rate; linear warm-up over the first 5 % of the steps
     "timestep": None,  # of a diffusion model; None for the model's own protocol
     "noise": 0.0,  # share of random-init weights blended into the model's before anything else
+}
+
+LORA: dict[str, Any] = TRAINING | {
+    "rank": 8,
+    "targets": "all",  # a target set of the model
+    "variant": "lora",  # "lora", "dora", "rslora"
+    "labels": "true",  # "shuffled": the control with maps of other pictures
+}
+# Of the methods that learn a text and no weights; the rate is in units of the text's root mean square.
+QUESTION: dict[str, Any] = {"steps": 200, "batch": 16, "rate": 0.05, "labels": "true"}
+EXTRAS: dict[str, Any] = {  # of every method that trains a network; see Method.extras
+    "precision": "float32",  # "bfloat16": products in it, adapters and loss in float32
+    "checkpointing": False,  # compute blocks again in the backward pass: less memory, more time
+    "compile": False,  # torch.compile of the network's forward pass
 }
 
 
@@ -31,6 +45,10 @@ class Method:
         title: as tables call it.
         control: whether it is a control, shown apart from the probes.
         seeds: whether it asks only models that make pictures from seeds: they alone have latents.
+        forwards: whether it predicts by the generator's `forward`, and so takes the model's own options.
+        asks: a model's own option without which it cannot be asked ("strength": it edits noised pictures).
+        extras: options that a cell holds only where they differ from their default, so that cells made
+            before there was such an option keep their names. A default here never changes.
     """
 
     fit: str
@@ -39,20 +57,19 @@ class Method:
     title: str
     control: bool = False
     seeds: bool = False
+    forwards: bool = False
+    asks: str = ""
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS: dict[str, Method] = {
     "lora": Method(
         "probes.lora:fit",
-        TRAINING
-        | {
-            "rank": 8,
-            "targets": "all",  # a target set of the model
-            "variant": "lora",  # "lora", "dora", "rslora"
-            "labels": "true",  # "shuffled": the control with maps of other pictures
-        },
+        LORA,
         "model",
         "LoRA",
+        forwards=True,
+        extras=EXTRAS,
     ),
     "linear": Method(
         "probes.linear:fit",
@@ -65,7 +82,14 @@ METHODS: dict[str, Method] = {
         "model",
         "linear probe",
     ),
-    "finetune": Method("probes.finetune:fit", TRAINING | {"rate": 2e-4}, "model", "fine-tuning"),
+    "finetune": Method(
+        "probes.finetune:fit",
+        TRAINING | {"rate": 2e-4},
+        "model",
+        "fine-tuning",
+        forwards=True,
+        extras=EXTRAS,
+    ),
     "latent_offset": Method(
         "probes.latent_offset:fit",
         {key: value for key, value in TRAINING.items() if key != "timestep"}
@@ -77,6 +101,28 @@ METHODS: dict[str, Method] = {
         "model",
         "latent offset",
         seeds=True,
+    ),
+    "sdedit": Method(
+        "probes.lora:fit", LORA, "model", "SDEdit", forwards=True, asks="strength", extras=EXTRAS
+    ),
+    "textual_inversion": Method(
+        "probes.editing:fit_textual_inversion",
+        QUESTION,
+        "model",
+        "textual inversion",
+        forwards=True,
+        asks="strength",
+    ),
+    "visii": Method(
+        "probes.editing:fit_visii", QUESTION, "model", "VISII", forwards=True, asks="image_guidance"
+    ),
+    "instruct_pix2pix": Method(
+        "probes.editing:fit_instruct_pix2pix",
+        {},
+        "model",
+        "InstructPix2Pix",
+        forwards=True,
+        asks="image_guidance",
     ),
     "ceiling": Method("probes.controls:fit_ceiling", {}, "model", "decoder ceiling", control=True),
     "constant": Method("probes.controls:fit_constant", {}, "picture", "mean map", control=True),
@@ -103,30 +149,44 @@ def _as_default(value: Any, default: Any) -> Any:
     """A number in the type of its default; an integral one as an integer where there is none."""
     if isinstance(default, float):
         return float(value)
+    if isinstance(default, bool):
+        return value
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def fill_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options of a method, the given ones over the defaults, types checked."""
-    defaults = method(name).options
+def _check_type(name: str, key: str, value: Any, default: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    numeric = default is None or (isinstance(default, (int, float)) and not isinstance(default, bool))
+    fits = number if numeric else isinstance(value, type(default))
+    if isinstance(default, int) and isinstance(value, float) and not value.is_integer():
+        fits = False
+    if not fits and not (value is None and default is None):
+        raise UserError(
+            f"option {key} = {value!r} of method {name!r}",
+            f"it has the type {type(value).__name__}",
+            f"the default is {default!r}",
+            "give a value of the default's type",
+        )
+
+
+def fill_options(
+    name: str, given: Mapping[str, Any], asks: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """All options of a method, the given ones over the defaults, types checked.
+
+    Args:
+        asks: the model's own options (GeneratorSpec.asks), for a method that takes them.
+    """
+    asked = method(name)
+    defaults = {**asked.options, **(asks or {})} if asked.forwards else asked.options
+    known = {**defaults, **asked.extras}
     for key, value in given.items():
-        if key not in defaults:
-            raise unknown(f"option of method {name!r}", key, defaults)
-        default = defaults[key]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        numeric = default is None or isinstance(default, (int, float))
-        fits = number if numeric else isinstance(value, type(default))
-        if isinstance(default, int) and isinstance(value, float) and not value.is_integer():
-            fits = False
-        if not fits and not (value is None and default is None):
-            raise UserError(
-                f"option {key} = {value!r} of method {name!r}",
-                f"it has the type {type(value).__name__}",
-                f"the default is {default!r}",
-                "give a value of the default's type",
-            )
+        if key not in known:
+            raise unknown(f"option of method {name!r}", key, known)
+        _check_type(name, key, value, known[key])
     # 1 and 1.0 are the same value and must give the same cell.
-    return {k: _as_default(v, defaults[k]) for k, v in {**defaults, **given}.items()}
+    filled = {k: _as_default(v, known[k]) for k, v in {**defaults, **given}.items()}
+    return {k: v for k, v in filled.items() if k in defaults or v != asked.extras[k]}
 
 
 def method_fit(name: str) -> Callable[..., Any]:

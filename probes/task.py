@@ -56,7 +56,8 @@ class Task:
 
     Attributes:
         generator: frozen; None for the controls that look at pictures only.
-        options: every option of the method.
+        options: every option of the method, and of a model that samples.
+        method: its name.
         progress: called with the share done, 0 to 1.
         remember: (key, compute) -> tensors computed once for the same generator and training data.
     """
@@ -69,6 +70,7 @@ class Task:
     seed: int
     progress: Callable[[float], None] = lambda share: None
     remember: Remember = lambda key, compute: compute()
+    method: str = ""
 
     @property
     def model(self) -> Generator:

@@ -1,4 +1,4 @@
-"""Error against rank, training pictures, noise in the weights, stage of training, timestep."""
+"""Error against rank, pictures, noise in the weights, stage, timestep, sampler, adapted layers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from .picture import COLORS, MARKERS, axis_title, panels, save, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TARGETS = ("up", "mid", "down", "cross", "self", "all")  # in the order of the paper's figure 15
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -28,6 +30,7 @@ class Kind:
         name: of the file; key: in the setting of a cell, "" for the stage of training.
         title: of the figure; label: of the x axis.
         scale: of the x axis: "linear", "log" or "root" (square root, so that early stages are apart).
+        names: values of a knob that is no number, in their order on the x axis.
     """
 
     name: str
@@ -35,6 +38,7 @@ class Kind:
     title: str
     label: str
     scale: str
+    names: tuple[str, ...] = ()
 
 
 KINDS = (
@@ -43,6 +47,10 @@ KINDS = (
     Kind("labels", "train", "Label efficiency", "training pictures", "log"),
     Kind("rank", "rank", "Rank", "LoRA rank", "log"),
     Kind("timestep", "timestep", "Timestep", "diffusion timestep", "linear"),
+    Kind("steps", "sampler_steps", "Diffusion steps", "steps of the sampler", "log"),
+    Kind("guidance", "guidance", "Classifier-free guidance", "guidance scale", "linear"),
+    Kind("strength", "strength", "SDEdit", "strength", "linear"),
+    Kind("targets", "targets", "Adapted layers", "layers that LoRA adapts", "names", TARGETS),
 )
 
 
@@ -112,6 +120,8 @@ def _knob(
         return None
     every = setting(cell)
     value = every.pop(kind.key, None)
+    if value in kind.names:
+        value = kind.names.index(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return ((cell.model, canonical(every)), float(value)) if number else None
 
@@ -197,7 +207,10 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> 
         if curve.level is not None:
             ax.axhline(curve.level, color=color, lw=1, ls="--")
     every = sorted({p[0] for curve in curves for p in curve.points})
-    _scale(ax, kind.scale, every)
+    if kind.names:
+        ax.set_xticks(every, [kind.names[int(v)] for v in every])
+    else:
+        _scale(ax, kind.scale, every)
     metric = question.metric
     unit = metric.unit_of(question.intrinsic)
     ax.set_title(f"{question.title}, data {question.context.data}")

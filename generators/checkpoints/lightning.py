@@ -49,13 +49,20 @@ def checkpoint_error(path: Path, error: Malformed) -> UserError:
     return UserError(f"read the checkpoint {path}", error.wrong, error.known or LAYOUT, error.todo or AGAIN)
 
 
-def lightning_state(view: memoryview, wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """As `read_lightning`, of the bytes of a file; raises Malformed."""
+def lightning_state(
+    view: memoryview, wanted: Callable[[str], bool] = bool, flat: bool = False
+) -> dict[str, Tensor]:
+    """As `read_lightning`, of the bytes of a file; raises Malformed.
+
+    Args:
+        flat: whether the file's dict is the state dict itself, not one that has it.
+    """
     if not is_torch_save(view):
         raise Malformed(f"it starts with {bytes(view[:8])!r}, which torch.save does not write")
     reading = Reading(len(view))
     saved = unpickle_saved(view, reading)
-    views = {name: value for name, value in _named(saved.top, reading) if wanted(name)}
+    top = {"state_dict": saved.top} if flat else saved.top
+    views = {name: value for name, value in _named(top, reading) if wanted(name)}
     for name, value in views.items():
         if not isinstance(value, View):
             raise Malformed(f"{brief(name)} in the state_dict is not a tensor but {brief(value)}")

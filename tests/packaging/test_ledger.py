@@ -46,7 +46,7 @@ def test_every_file_has_one_hash_and_says_whether_it_is_verified(name: str, file
     assert set(file) <= {"name", "bytes", "verified", kind}
 
 
-@pytest.mark.parametrize("family", ["stable_diffusion", "dinov2"])
+@pytest.mark.parametrize("family", ["stable_diffusion", "multi_step", "dinov2"])
 def test_every_published_model_is_in_the_ledger(family: str) -> None:
     sources = {entry["source"]: entry["licence"] for entry in ENTRIES}
     specs = importlib.import_module(f"generators.{family}").SPECS

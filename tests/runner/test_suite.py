@@ -40,7 +40,11 @@ def test_the_quick_suite_has_every_part() -> None:
         assert {(c.data, c.labels) for c in found} == {
             ("rooms", "exact") if name == "frechet" else ("samples", "rooms-network")
         }
-    cells = [c for c in everything if c.model not in gans and not c.model.startswith(("vqgan", "dinov2"))]
+    others = ("vqgan", "dinov2", "sd-aug")
+    cells = [c for c in everything if c.model not in gans and not c.model.startswith(others)]
+    many = [c for c in everything if c.model.startswith("sd-aug")]
+    assert {c.model for c in many} == {"sd-aug.rooms64-random", "sd-aug.rooms64-s5"}
+    assert all(c.method == "lora" and c.options["sampler_steps"] > 1 for c in many)
     models = {f"sd.rooms64-{tag}" for tag in ("random", "s1", "s2", "s3", "s4", "s5")}
     lora = [c for c in cells if c.method == "lora" and c.options["labels"] == "true"]
     assert {c.model for c in lora if c.intrinsic == "normal"} == models
