@@ -115,6 +115,8 @@ class Denoiser(Generator, Protocol):
     What a method trains is the network, or the text embedding that stands for the question.
     """
 
+    asked: Mapping[str, Any]  # the values of `spec.asks` in force
+
     def ask(self, **values: Any) -> None:
         """Set options of `spec.asks` for what follows."""
         ...

@@ -80,14 +80,14 @@ class MultiStep:
         self._betas = {name: base.schedule.config[name] for name in kept}
         self._betas |= dict(spec.options["schedule"]) | {"timestep_spacing": "trailing", "steps_offset": 1}
         self.noising = DDIMScheduler(**self._betas, clip_sample=False)
-        self.asked = dict(spec.asks)
+        self.asked: Mapping[str, Any] = dict(spec.asks)
 
     def ask(self, **values: Any) -> None:
         """Set options of `spec.asks` for what follows; raises UserError for one it does not have."""
         for name in values:
             if name not in self.spec.asks:
                 raise unknown(f"option of {self.spec.name}", name, self.spec.asks)
-        self.asked |= values
+        self.asked = {**self.asked, **values}
 
     def prompt(self, text: str) -> Tensor:
         """Embedding (1 l d) of a prompt."""

@@ -229,7 +229,7 @@ def _check_asked(generator: Generator, folder: Path, facts: AdapterFacts) -> Non
 def _asked_as(generator: Generator, facts: AdapterFacts) -> Iterator[None]:
     """The timestep the adapter was trained at, where its cell chose one, and how its model samples."""
     options, steps = facts.options, getattr(generator, "timestep", None)
-    asks = dict(getattr(generator, "asked", generator.spec.asks))
+    asks = dict(generator.asked) if isinstance(generator, Denoiser) else {}
     try:
         if options.get("timestep") is not None and steps is not None:
             generator.timestep = options["timestep"]  # type: ignore[attr-defined]

@@ -194,16 +194,16 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> 
         x, y = [p[0] for p in curve.points], [p[1].value for p in curve.points]
         low = [v.value if v.low is None else v.low for _, v in curve.points]
         high = [v.value if v.high is None else v.high for _, v in curve.points]
-        sns.lineplot(
-            x=x,
-            y=y,
-            ax=ax,
-            color=color,
-            marker=MARKERS[number % len(MARKERS)],
-            label=curve.label,
-            errorbar=None,
-        )
-        ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
+        look: dict[str, Any] = {"color": color, "marker": MARKERS[number % len(MARKERS)], "label": curve.label}
+        if kind.names:  # names have no order: nothing leads from one to the next
+            ends = [
+                [v - a for v, a in zip(y, low, strict=True)],
+                [b - v for v, b in zip(y, high, strict=True)],
+            ]
+            ax.errorbar(x, y, yerr=ends, ls="", capsize=3, **look)
+        else:
+            sns.lineplot(x=x, y=y, ax=ax, errorbar=None, **look)
+            ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
         if curve.level is not None:
             ax.axhline(curve.level, color=color, lw=1, ls="--")
     every = sorted({p[0] for curve in curves for p in curve.points})
