@@ -100,7 +100,7 @@ def list_methods() -> None:
 
     rows = [("name", "asks", "title", "options")]
     for name, method in METHODS.items():
-        options = " ".join(f"{key}={value}" for key, value in method.options.items())
+        options = " ".join(f"{key}={value}" for key, value in {**method.options, **method.extras}.items())
         rows.append((name, method.needs, method.title + (" (control)" if method.control else ""), options))
     _columns(rows)
 

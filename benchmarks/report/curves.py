@@ -194,7 +194,11 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> 
         x, y = [p[0] for p in curve.points], [p[1].value for p in curve.points]
         low = [v.value if v.low is None else v.low for _, v in curve.points]
         high = [v.value if v.high is None else v.high for _, v in curve.points]
-        look: dict[str, Any] = {"color": color, "marker": MARKERS[number % len(MARKERS)], "label": curve.label}
+        look: dict[str, Any] = {
+            "color": color,
+            "marker": MARKERS[number % len(MARKERS)],
+            "label": curve.label,
+        }
         if kind.names:  # names have no order: nothing leads from one to the next
             ends = [
                 [v - a for v, a in zip(y, low, strict=True)],
