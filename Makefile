@@ -3,7 +3,7 @@
 # make setup   set up .venv alone, with everything the tests need
 #
 # PYTHON=python3.12   another interpreter (3.11 or newer)
-# WORKERS=4           another number of processes for `make bench`
+# WORKERS=4           another number of processes, one thread each, for `make bench` and the tests
 
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +12,8 @@ WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPR
 	[ "$$n" -gt 8 ] && n=8; echo "$$n")
 PINNED := pyproject.toml constraints.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest
+# A file of tests stays in one process: what it sets up once is set up once.
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: bench test setup clean
 

@@ -74,10 +74,15 @@ def test_a_changed_pin_installs_again(clone: Path) -> None:
 
 
 def test_tests_bring_their_own_packages_and_bench_needs_no_more(clone: Path) -> None:
-    assert make(clone, "test").returncode == 0
+    assert make(clone, "test", "WORKERS=3").returncode == 0
     ran = calls(clone)
     assert [line.split()[-1] for line in ran if " install " in line] == [".[test]"]
-    assert ran[-4:] == ["ruff check .", "ruff format --check .", "mypy ", "python -m pytest"]
+    assert ran[-4:] == [
+        "ruff check .",
+        "ruff format --check .",
+        "mypy ",
+        "python -m pytest -n 3 --dist loadfile",
+    ]
     make(clone, "bench")
     assert installs(clone) == []
 
