@@ -68,7 +68,8 @@ def _published(name: str, family: str, title: str, asks: Mapping[str, Any], **mo
     return _spec(name, family, title, asks, options=options, **(facts | more))
 
 
-_AUG, _MULTI = "SD AUG", "SD multi-step"
+# A family is what may stand on one curve: models that predict velocity and noise may not.
+_AUG, _AUG_NOISE, _MULTI = "SD AUG", "SD AUG, noise", "SD multi-step"
 _V2_OPTIONS: dict[str, Any] = {
     "unet_config": sd.UNET_V2,
     "schedule": VELOCITY,
@@ -98,7 +99,7 @@ SPECS = [
     _rooms("sd-aug.rooms64-s5", _AUG, "SD AUG rooms, 100 %", AUGMENTED, trained=1.0, options=_ROOMS_V),
     _rooms(
         "sd-aug.rooms64-noise-random",
-        _AUG,
+        _AUG_NOISE,
         "SD AUG rooms (noise), random init",
         AUGMENTED,
         **_RANDOM,
@@ -107,7 +108,7 @@ SPECS = [
     *(
         _rooms(
             f"sd-aug.rooms64-noise-{stage}",
-            _AUG,
+            _AUG_NOISE,
             f"SD AUG rooms (noise), {share:.0%}".replace("%", " %"),
             AUGMENTED,
             trained=share,
@@ -154,7 +155,7 @@ SPECS = [
     ),
     _published(
         "sd-aug.v1-5",
-        _AUG,
+        _AUG_NOISE,
         "SD v1-5 AUG",
         AUGMENTED,
         citation="Du et al. 2023, figure 12",
@@ -172,7 +173,7 @@ SPECS = [
     ),
     _published(
         "sd-aug.v1-random",
-        _AUG,
+        _AUG_NOISE,
         "SD v1 AUG, random init",
         AUGMENTED,
         **_RANDOM,

@@ -122,12 +122,16 @@ def test_every_command_of_the_zoo_on_a_tiny_budget(tmp_path: Path, monkeypatch: 
     zoo("train", folder, "dinov2", "--steps", "8", "--batch", "2")
     assert sorted(p.name for p in (tmp_path / "dinov2.rooms64").iterdir()) == ["s1", "s2"]
     assert (tmp_path / "network" / "rooms.safetensors").stat().st_size > 1e6
+    for what in ("velocity", "editing"):
+        zoo("train", folder, what, "--steps", "2", "--batch", "4")
     made = tmp_path / "sd.rooms64"
     assert {"unet", "unet-s1", "unet-s2", "unet-s3", "unet-s4", "vae", "text_encoder"} <= {
         p.name for p in made.iterdir()
     }
     made.rename(tmp_path / "sd.rooms64-s5")
     monkeypatch.setenv(WEIGHTS_VARIABLE, folder)
+    (tmp_path / "ip2p.rooms64").symlink_to(tmp_path / "sd.rooms64-s5")
+    assert load("ip2p.rooms64").network.get_parameter("conv_in.weight").shape[1] == 16
     pictures = load("sd.rooms64-s5").sample([1], ["a red box in a room with a plain floor"], steps=2).images
     assert pictures.shape == (1, 3, 64, 64)
     zoo("grid", "sd.rooms64-s5", "--out", str(tmp_path / "grid.png"), "--columns", "2", "--steps", "2")
