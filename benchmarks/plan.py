@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -133,6 +133,20 @@ def estimates(store: Store) -> Estimates:
     return learned
 
 
+def shared_training(cell: Cell) -> str:
+    """What cells that share one training have in common; "" of a cell that shares none.
+
+    They differ in how a trained model samples alone: see probes.fit.train_or_recall.
+    """
+    from probes.methods import method
+
+    asks = registry.spec(cell.model).asks if cell.model != NO_MODEL else {}
+    if not asks or not method(cell.method).forwards:
+        return ""
+    options = {name: value for name, value in cell.options.items() if name not in asks}
+    return canonical(asdict(cell) | {"options": options})
+
+
 class Queue:
     """Cells still to do, handed out so that a worker stays with one model as long as it has cells."""
 
@@ -149,11 +163,21 @@ class Queue:
         """What is left."""
         return [cell for group in self._groups.values() for cell in group]
 
-    def take(self, model: str | None, busy: Sequence[str] = ()) -> Cell | None:
-        """Next cell for a worker that has a model loaded while others are busy with theirs."""
-        if not model or not self._groups.get(model):
-            model = self._largest(busy) or self._largest(())
-        return self._groups[model].pop(0) if model else None
+    def take(
+        self, model: str | None, busy: Sequence[str] = (), training: Collection[str] = ()
+    ) -> Cell | None:
+        """Next cell for a worker that has a model loaded while others are busy with theirs.
+
+        Args:
+            training: shared trainings that others are at; None is given where only their cells are left.
+        """
+        models = [model, self._largest(busy), self._largest(()), *self._groups]
+        for name in dict.fromkeys(name for name in models if name and self._groups.get(name)):
+            group = self._groups[name]
+            for place, cell in enumerate(group):
+                if not training or shared_training(cell) not in training:
+                    return group.pop(place)
+        return None
 
     def put_back(self, cell: Cell) -> None:
         """Return a cell to the end of its model's."""

@@ -23,11 +23,11 @@ from generators import registry
 from generators.errors import UserError, unknown
 
 from .cell import Cell, Record
-from .plan import RESULTS, Estimates, Queue, default_store, estimates, select
+from .plan import RESULTS, Estimates, Queue, default_store, estimates, select, shared_training
 from .progress import Display, Silent, display
 from .store import Store, StoreError
 from .suite import Suite, load_suite
-from .worker import THREADS
+from .worker import THREADS, death
 
 EXECUTE = "benchmarks.execute:execute"
 # Which records a run replaces: none; failed ones (the default: a failure is retried); all.
@@ -150,15 +150,6 @@ def facts_of(model: str) -> dict[str, Any]:
     return next(({n: getattr(s, n) for n in names} for s in registry.specs() if s.name == model), {})
 
 
-def _death(status: int) -> str:
-    """Why a worker is gone, of its exit status."""
-    if status >= 0:
-        return f"the worker process ended with exit status {status}"
-    name = signal.Signals(-status).name
-    memory = "; the system does that when memory runs out" if name == "SIGKILL" else ""
-    return f"the worker process was killed by {name}{memory}"
-
-
 class Runner:
     """One run over one store.
 
@@ -189,6 +180,7 @@ class Runner:
         self.before = before
         self.waiting: list[Cell] = []  # claimed by other runners on this machine
         self.elsewhere: dict[str, str] = {}
+        self.trained: set[str] = set()  # shared trainings that are in the cache by now
         self.computed = 0
         self.stopping = 0
         self._left = (0.0, 0.0)
@@ -224,10 +216,15 @@ class Runner:
             self.queue.put_back(claimed)
         for hand in self.hands:
             while not hand.cell and self.queue:
-                cell = self.queue.take(hand.model, [other.model for other in self._busy()])
+                busy = self._busy()
+                cell = self.queue.take(hand.model, [other.model for other in busy], self._training(busy))
                 if cell is None:
-                    return
+                    return  # what is left shares a training that somebody is at
                 self._try(hand, cell)
+
+    def _training(self, busy: Sequence[Hand]) -> set[str]:
+        """Shared trainings that workers are at and that no cell of this run has ended yet."""
+        return {shared_training(hand.cell) for hand in busy if hand.cell} - self.trained - {""}
 
     def _try(self, hand: Hand, cell: Cell) -> None:
         """Give a cell to a worker, unless another runner has it or has just finished it."""
@@ -272,6 +269,7 @@ class Runner:
 
     def _done(self, hand: Hand, seconds: float, memory: float | None) -> None:
         cell = self._free(hand)
+        self.trained.add(shared_training(cell))
         self.expected.learn(cell, seconds, memory)
         self.store.log(cell).unlink(missing_ok=True)  # of an earlier failure
         self.show.finished(hand.number, cell, seconds)
@@ -283,7 +281,7 @@ class Runner:
         if cell and self.store.stamp(cell) != self.before[cell.hash]:
             self._done(hand, seconds, None)
         else:
-            self._failed(hand, _death(status), said)
+            self._failed(hand, death(status), said)
 
     def _failed(self, hand: Hand, reason: str, log: str) -> None:
         cell, seconds = hand.cell, time.monotonic() - hand.began

@@ -70,6 +70,15 @@ def reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
+def death(status: int) -> str:
+    """Why a worker is gone, of its exit status."""
+    if status >= 0:
+        return f"the worker process ended with exit status {status}"
+    name = signal.Signals(-status).name
+    memory = "; the system does that when memory runs out" if name == "SIGKILL" else ""
+    return f"the worker process was killed by {name}{memory}"
+
+
 class Worker:
     """The worker's side of the connection.
 

@@ -88,6 +88,24 @@ def execute(cell: Cell, store: Store, progress: Callable[[float, str], None], de
     return Record(cell, "done", scores=scores, per_image={"rms": values}, maps=f"maps/{cell.hash}.npz")
 
 
+def samplers(count: int, rate: float = 1e-3) -> list[Cell]:
+    """Cells of one training, which differ in how the trained model samples."""
+    made = [
+        make_cell("sd-aug.rooms64-random", "normal", "lora", {"sampler_steps": n + 1, "rate": rate})
+        for n in range(count)
+    ]
+    return [cell.with_(weights="fixed", world="fixed") for cell in made]
+
+
+def execute_slowly(cell: Cell, store: Store, progress: Callable[..., None], device: str = "cpu") -> Record:
+    """A score, after writing down when it was begun, and before, when it was ended."""
+    begun = time.time()
+    time.sleep(0.3)
+    with (store.folder / "times.txt").open("a") as file:
+        file.write(f"{cell.hash} {begun} {time.time()}\n")
+    return Record(cell, "done", scores={"rms": 1.0}, per_image={"rms": [1.0]})
+
+
 def computed(store: Path) -> list[str]:
     """Hashes of the cells that were begun, in order."""
     path = store / "computed.txt"

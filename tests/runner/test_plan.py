@@ -7,10 +7,10 @@ import pytest
 
 from benchmarks import load_suite, plan
 from benchmarks.cell import Cell, Record
-from benchmarks.plan import Estimates, Queue, duration, guess, makespan, select
+from benchmarks.plan import Estimates, Queue, duration, guess, makespan, select, shared_training
 from benchmarks.store import Store
 from generators.errors import UserError
-from tests.runner.fakes import cell, cells
+from tests.runner.fakes import cell, cells, samplers
 
 
 def put(store: Store, which: Cell, seconds: float, status: str = "done") -> None:
@@ -89,6 +89,19 @@ def test_a_worker_keeps_its_model() -> None:
     assert other is not None and other.model not in (mine.model, theirs.model)
     left = [queue.take(other.model) for _ in range(len(queue) + 1)]
     assert left[-1] is None and len(queue) == 0
+
+
+def test_a_training_that_others_are_at_is_left_to_them() -> None:
+    same, other = samplers(2), samplers(1, rate=2e-3)
+    assert shared_training(same[0]) == shared_training(same[1]) != shared_training(other[0])
+    assert shared_training(cell()) == ""  # a model of one step shares none
+    queue = Queue([*same, *other], lambda _: 1.0)
+    mine = queue.take(None)
+    assert mine == same[0]
+    at = {shared_training(mine)}
+    assert queue.take(mine.model, [], at) == other[0]
+    assert queue.take(mine.model, [], at) is None and len(queue) == 1
+    assert queue.take(mine.model) == same[1]
 
 
 def test_two_workers_need_about_half_the_time() -> None:

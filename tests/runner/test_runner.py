@@ -15,7 +15,7 @@ from benchmarks.runner import Outcome, compute, run_suite
 from benchmarks.store import Store, StoreError
 from benchmarks.suite import Suite
 from generators.errors import UserError
-from tests.runner.fakes import EXECUTE, ROOT, cell, cells, computed
+from tests.runner.fakes import EXECUTE, ROOT, cell, cells, computed, samplers
 
 COUNT = 48  # cells of a run; ten kills leave some of them undone
 
@@ -59,6 +59,17 @@ def test_two_workers_give_what_one_gives(tmp_path: Path, undisturbed: dict[str, 
     assert {line[2] for line in lines} == {"1"}  # threads
     assert {line[1] for line in lines} == {str(os.getpid())}
     assert not list((tmp_path / "claims").glob("*.json"))
+
+
+def test_no_two_workers_train_the_same(tmp_path: Path) -> None:
+    """The first cell of a training ends before another of it begins; then all go on at once."""
+    cells = samplers(4)
+    found = compute(cells, Store(tmp_path), execute="tests.runner.fakes:execute_slowly", workers=2)
+    assert (found.status, found.computed) == (0, 4)
+    lines = [line.split() for line in (tmp_path / "times.txt").read_text().splitlines()]
+    times = {name: (float(begun), float(ended)) for name, begun, ended in lines}
+    first, *others = sorted(times.values())
+    assert all(begun >= first[1] for begun, _ in others)
 
 
 def test_what_is_done_is_not_computed_again(tmp_path: Path) -> None:
