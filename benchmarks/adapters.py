@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -299,18 +300,12 @@ def _layers(folder: Path) -> str:
     path = weights_file(folder)
     with safe_open(str(path), framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in sorted(file.keys())}
-    numbers = sum(_product(shape) for shape in shapes.values())
+    numbers = sum(math.prod(shape) for shape in shapes.values())
     if path.name != LORA:
         return f"{len(shapes)} tensors, {numbers:,} numbers"
     downs = [shape for name, shape in shapes.items() if name.endswith(".lora_A.weight")]
     ranks = " ".join(str(rank) for rank in sorted({shape[0] for shape in downs}))
     return f"{len(downs)} layers of rank {ranks}, {numbers:,} numbers"
-
-
-def _product(shape: list[int]) -> int:
-    import math
-
-    return math.prod(shape)
 
 
 def _described(lora: Lora) -> str:

@@ -55,6 +55,11 @@ def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     return guided * (share * factor + (1 - share))
 
 
+def dropped(chance: Tensor) -> tuple[Tensor, Tensor]:
+    """Which examples of uniform numbers (b) lose their text, and which their picture; half of each both."""
+    return chance < 2 * DROPPED, (chance >= DROPPED) & (chance < 3 * DROPPED)
+
+
 def first_step(steps: int, strength: float) -> int:
     """Which step SDEdit begins with: 0 at strength 1, the last one at the least strength."""
     return steps - max(1, min(int(steps * strength), steps))
@@ -143,7 +148,7 @@ class MultiStep:
         noisy = self.noising.add_noise(target, noise, t)
         velocity = self.noising.config["prediction_type"] == "v_prediction"
         wanted = self.noising.get_velocity(target, noise, t) if velocity else noise
-        no_text, no_picture = chance < 2 * DROPPED, (chance >= DROPPED) & (chance < 3 * DROPPED)
+        no_text, no_picture = dropped(chance)
         asked = torch.where(no_text[:, None, None], self.prompt(""), text)
         picture = self._beside(code).masked_fill(no_picture[:, None, None, None], 0)
         return functional.mse_loss(self._run(noisy, t, picture, asked), wanted)

@@ -17,6 +17,7 @@ from . import stable_diffusion as sd
 from .base import GeneratorSpec
 from .errors import not_installed
 from .hub import find_folder, hash_files, local_folder, reading
+from .stable_diffusion import frozen_identity as frozen_identity  # one autoencoder for one step and many
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -236,11 +237,6 @@ def _lent_hash(lender: GeneratorSpec) -> str:
     if not path.is_file():
         raise not_installed(lender.name, "/".join(path.parts[-3:]))
     return hash_files([path])
-
-
-def frozen_identity(spec: GeneratorSpec) -> str:
-    """Hash of the autoencoder, which makes codes and targets; the single-step model's is the same."""
-    return sd.frozen_identity(spec)
 
 
 def count(spec: GeneratorSpec, rank: int = 8) -> dict[str, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.color import srgb
 from benchmarks.store import StoreError, atomic
 from generators.errors import UserError, unknown
 
@@ -100,13 +101,6 @@ def viewed(intrinsic: str, values: NDArray[Any], shown: Shown) -> NDArray[np.uin
         return colored
     light = (values + 1) / 2 if intrinsic == "normal" else srgb(values)
     return _rounded(light, 255).astype(np.uint8)
-
-
-def srgb(linear: NDArray[Any]) -> NDArray[Any]:
-    """Linear RGB to sRGB (IEC 61966-2-1), in [0, 1]."""
-    light = np.clip(linear, 0, 1)
-    coded: NDArray[Any] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return coded
 
 
 def stored(intrinsic: str, values: NDArray[Any]) -> NDArray[np.uint16]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.cell import NO_MODEL
+from benchmarks.color import srgb
 from generators.errors import UserError
 from probes.methods import METHODS
 
@@ -107,14 +108,8 @@ def map_image(intrinsic: str, values: NDArray[Any], limits: tuple[float, float])
     wide = np.nan_to_num(values.astype(np.float64))
     if intrinsic == "depth":
         return _colored(wide[0], limits, "viridis_r")
-    picture = (wide + 1) / 2 if intrinsic == "normal" else _srgb(wide)
+    picture = (wide + 1) / 2 if intrinsic == "normal" else srgb(wide)
     return np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8).transpose(1, 2, 0)
-
-
-def _srgb(linear: NDArray[Any]) -> NDArray[Any]:
-    light = np.clip(linear, 0, 1)
-    encoded: NDArray[Any] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return encoded
 
 
 def _colored(values: NDArray[Any], limits: tuple[float, float], name: str) -> NDArray[np.uint8]:

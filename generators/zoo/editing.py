@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..denoiser import dropped
 from ..multi_step import widened
 from .loop import Budget, world
 from .velocity import adapt, velocity_loss, with_adapter
@@ -21,7 +22,6 @@ from .velocity import adapt, velocity_loss, with_adapter
 CPU_BUDGET = Budget(steps=600, batch=64)
 GPU_BUDGET = Budget(steps=10_000, batch=256)
 SEED = 22
-DROPPED = 0.05  # share of examples without instruction, without picture, without both (section 3.2.1)
 
 
 def _tint(*color: float) -> Callable[[Tensor], Tensor]:
@@ -79,7 +79,7 @@ def train_editing(
         before = torch.from_numpy(rgb[rows.numpy()]).float() / 255
         after = torch.cat([changes[kind](x[None]) for kind, x in zip(kinds.tolist(), before, strict=True)])
         chance = torch.rand(n, generator=generator)[:, None, None]
-        no_text, no_picture = chance < 2 * DROPPED, (chance >= DROPPED) & (chance < 3 * DROPPED)
+        no_text, no_picture = dropped(chance)
         text = torch.where(no_text, empty, instructions[kinds]).float()
         seen = torch.where(no_picture[..., None], torch.zeros(()), encode(before))
         return velocity_loss(network, encode(after) * vae.config.scaling_factor, text, generator, seen)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..multi_step import VELOCITY
 from .diffusion import DROPPED, SCHEDULE
 from .loop import Budget, Run, train, warmup_then_linear_decay, world
 
@@ -24,11 +25,7 @@ RANK = 8
 RATE = 2e-3
 HALF_LIFE = 6_000.0  # of the moving average, in pictures
 SEED = 21
-V_SCHEDULE: dict[str, Any] = SCHEDULE | {
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-}
+V_SCHEDULE: dict[str, Any] = SCHEDULE | VELOCITY | {"timestep_spacing": "trailing"}
 
 
 def with_adapter(unet: nn.Module, saved: tuple[str, ...] = ("conv_out",), seed: int = SEED) -> Any:
@@ -47,37 +44,31 @@ def with_adapter(unet: nn.Module, saved: tuple[str, ...] = ("conv_out",), seed: 
         return get_peft_model(unet, config)
 
 
-def velocity(x: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """sqrt(alpha) noise - sqrt(1 - alpha) x, alpha the cumulative product (b 1 1 1)."""
-    return alpha.sqrt() * noise - (1 - alpha).sqrt() * x
-
-
 def min_snr_weight(alphas: Tensor, gamma: float = 5.0) -> Tensor:
     """min(SNR, gamma) / (SNR + 1) for velocity (Hang et al. 2023, section 3.4)."""
     return torch.minimum(alphas, gamma * (1 - alphas))
 
 
 @cache
-def alphas_cumprod() -> Tensor:
-    """Cumulative products (1000) of the schedule; the last one is exactly zero."""
+def schedule() -> Any:
+    """The schedule; its last cumulative product is exactly zero."""
     from diffusers import DDIMScheduler
 
-    found: Tensor = DDIMScheduler(**V_SCHEDULE).alphas_cumprod
-    return found
+    return DDIMScheduler(**V_SCHEDULE)
 
 
 def velocity_loss(
     network: Any, x: Tensor, text: Tensor, generator: torch.Generator, extra: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Weighted error of the predicted velocity of latents x (b c h w), with latents beside them or none."""
-    alphas, device = alphas_cumprod(), next(network.parameters()).device
+    alphas, device = schedule().alphas_cumprod, next(network.parameters()).device
     t = torch.randint(len(alphas), (len(x),), generator=generator)
-    noise, a = torch.randn(x.shape, generator=generator), alphas[t][:, None, None, None]
-    noisy = a.sqrt() * x + (1 - a).sqrt() * noise
+    noise = torch.randn(x.shape, generator=generator)
+    noisy, wanted = schedule().add_noise(x, noise, t), schedule().get_velocity(x, noise, t)
     seen = noisy if extra is None else torch.cat([noisy, extra], 1)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         out = network(seen.to(device), t.to(device), encoder_hidden_states=text.to(device)).sample
-    error = (out.float() - velocity(x, noise, a).to(device)).square().mean((1, 2, 3))
+    error = (out.float() - wanted.to(device)).square().mean((1, 2, 3))
     return {"loss": (error * min_snr_weight(alphas)[t].to(device)).mean(), "mse": error.mean()}
 
 

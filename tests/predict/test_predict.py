@@ -17,10 +17,11 @@ from PIL import Image
 
 from benchmarks import store
 from benchmarks.cli import main
+from benchmarks.color import srgb
 from benchmarks.predict import Outcome, Settings, Shown, predict_pictures
 from benchmarks.predict.reading import read_picture
 from benchmarks.predict.show import Bar
-from benchmarks.predict.writing import color_limits, srgb
+from benchmarks.predict.writing import color_limits
 from generators import registry
 from generators.errors import UserError
 from probes.adapters import attached

@@ -28,16 +28,8 @@ def texts() -> Tensor:
     return torch.randn(8, 32, 96, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_velocity_of_a_noised_picture_gives_both_back(latents: Tensor) -> None:
-    noise, alpha = torch.randn_like(latents), torch.full((8, 1, 1, 1), 0.3)
-    noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
-    v = velocity.velocity(latents, noise, alpha)
-    assert torch.allclose(alpha.sqrt() * noisy - (1 - alpha).sqrt() * v, latents, atol=1e-5)
-    assert torch.allclose((1 - alpha).sqrt() * noisy + alpha.sqrt() * v, noise, atol=1e-5)
-
-
 def test_min_snr_weights_of_velocity_are_bounded_and_right() -> None:
-    alphas = velocity.alphas_cumprod()
+    alphas = velocity.schedule().alphas_cumprod
     assert alphas[-1].item() == 0.0
     snr = alphas[:-1] / (1 - alphas[:-1])
     weights = velocity.min_snr_weight(alphas)
