@@ -7,9 +7,10 @@ from torch import Tensor
 
 from benchmarks.data import describe
 from benchmarks.data.load import Pictures, load_pictures
+from benchmarks.data.rooms.facts import FINGERPRINT, SPLITS
 from benchmarks.data.rooms.fingerprint import fingerprint
 from benchmarks.data.rooms.render import Rooms, _columns, _Hit, _Planes, _rays, render, srgb
-from benchmarks.data.rooms.scenes import FINGERPRINT, SPLITS, Scenes, draws, scene_parameters
+from benchmarks.data.rooms.scenes import Scenes, draws, scene_parameters
 from generators.errors import UserError
 
 MAPS = ("image", "rgb", "normal", "depth", "albedo", "shading", "objects")

@@ -4,8 +4,8 @@ import hashlib
 
 import torch
 
+from .facts import SPLITS, VERSION
 from .render import render
-from .scenes import SPLITS, VERSION
 
 
 def fingerprint() -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .facts import VERSION
 from .render import Rooms, render
-from .scenes import VERSION
 
 DEPTH_RANGE = 10.0  # meters that 255 stands for
 CHANNELS = {"rgb": (0, 3), "normal": (3, 6), "depth": (6, 7), "albedo": (7, 10), "shading": (10, 13)}
