@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from generators.sources import Source
 
 INTERRUPTED = 130  # exit status of Ctrl-C
+DIODE = "diode."  # what the names of that data set's archives begin with
 STEP = 10  # per cent between two lines, where there is no terminal for a bar
 
 
@@ -26,10 +27,11 @@ STEP = 10  # per cent between two lines, where there is no terminal for a bar
 @click.option("--accept-licence", "--accept-license", is_flag=True, help="Accept the licence that is shown.")
 @click.option("--from", "path", type=click.Path(path_type=Path), help="Copy a local file instead.")
 @click.option("--list", "listed", is_flag=True, help="Show what can be fetched, how large it is, its state.")
-def fetch(name: str | None, accept_licence: bool, path: Path | None, listed: bool) -> None:
-    """Fetch the weights of the model NAME; run it again to continue what broke off.
+@click.option("--only", default="", help="Of a data set: unpack these paths, as in 'indoors/scene_00019/*'.")
+def fetch(name: str | None, accept_licence: bool, path: Path | None, listed: bool, only: str) -> None:
+    """Fetch the weights of the model NAME, or a part of a data set; run it again to continue what broke off.
 
-    Exit status: 0 the weights are there, 2 something to mend, 130 stopped by Ctrl-C.
+    Exit status: 0 it is there, 2 something to mend, 130 stopped by Ctrl-C.
     """
     if listed:
         _list()
@@ -37,8 +39,22 @@ def fetch(name: str | None, accept_licence: bool, path: Path | None, listed: boo
         raise UserError(
             "fetch", "no model is named", "what there is: intrinsic-bench fetch --list", "name one"
         )
+    elif name.startswith(DIODE):
+        _fetch_archive(name, path, only)
+    elif only:
+        raise UserError(f"fetch {name} --only {only!r}", "this is for the archives of data sets", f"{DIODE}*")
     else:
         _fetch(name, accept_licence, path)
+
+
+def _fetch_archive(name: str, path: Path | None, only: str) -> None:
+    from benchmarks.data.diode.archives import archive_of
+    from benchmarks.data.diode.archives import fetch as fetch_archive
+
+    archive = archive_of(name)
+    with _stopping(name), _progress(name) as progress:
+        found = fetch_archive(archive, from_path=path, only=only, progress=progress, say=_say)
+    click.echo(str(found))
 
 
 def _fetch(name: str, accept_licence: bool, path: Path | None) -> None:
@@ -47,6 +63,11 @@ def _fetch(name: str, accept_licence: bool, path: Path | None) -> None:
 
     if name in SOURCES:
         _fetch_file(name, SOURCES[name], accept_licence, path)
+        return
+    from benchmarks.predictors.registry import PREDICTORS
+
+    if name in PREDICTORS:
+        _fetch_predictor(name, accept_licence, path)
         return
     spec = _spec(name)
     if spec.embedded:
@@ -57,14 +78,25 @@ def _fetch(name: str, accept_licence: bool, path: Path | None) -> None:
         _fetch_file(name, source_of(spec), accept_licence, path)
 
 
+def _fetch_predictor(name: str, accept_licence: bool, path: Path | None) -> None:
+    from benchmarks.predictors.fetching import fetch_predictor
+
+    with _stopping(name):
+        found = fetch_predictor(name, accept_licence, path, _say)
+    click.echo(str(found) if found else f"{name}: nothing to fetch: its weights come with this package")
+
+
 def _spec(name: str) -> GeneratorSpec:
     """A registered model; for a name nobody knows the error also lists what only has a source."""
+    from benchmarks.predictors.registry import PREDICTORS
     from generators import registry
     from generators.sources import SOURCES
 
     names = {s.name: s for s in registry.specs()}
     if name not in names and name.split(".")[0] not in registry.broken_plugins():
-        raise unknown("model", name, dict.fromkeys([*SOURCES, *names]), "see: intrinsic-bench fetch --list")
+        raise unknown(
+            "model", name, dict.fromkeys([*SOURCES, *PREDICTORS, *names]), "see: intrinsic-bench fetch --list"
+        )
     return registry.spec(name)
 
 
@@ -165,6 +197,10 @@ def _list() -> None:
     for spec in registry.specs():
         if not spec.embedded and spec.name not in SOURCES:
             rows.append((spec.name, "?", spec.licence, "-", _state_of_other(spec)))
+    from benchmarks.data.diode.archives import rows as archives
+    from benchmarks.predictors.fetching import rows as predictors
+
+    rows += [*predictors(), *archives()]
     _print(rows)
     click.echo("all other models come with this package")
 

@@ -45,6 +45,7 @@ _XL = "MIT repository whose ops carry NVIDIA headers; weights: no separate state
 _NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files"
 _CDN = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained"
 _UNOFFICIAL = "the mirror is not official; no hash was published: compare with the first real download"
+_FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 _S3 = "https://s3.eu-central-1.amazonaws.com/avg-projects/stylegan_xl/models"
 
 SOURCES: dict[str, Source] = {
@@ -98,6 +99,32 @@ SOURCES: dict[str, Source] = {
         settings=True,
         note="first stage only, vqgan_imagenet_f16_16384; the hub's Somnai/pytti-vqgan-checkpoints keeps a "
         "copy, whose name there is not recorded here: give a local path to checkpoint and YAML",
+    ),
+    "inception": Source(
+        urls=(f"{_CDN}/metrics/inception-2015-12-05.pt",),
+        sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+        bytes=95_607_719,
+        licence="Apache-2.0",
+        note="a program (TorchScript), as published with StyleGAN2-ADA: it is read, and held to pure "
+        "computation, before it is loaded",
+    ),
+    "inception.torch-fidelity": Source(
+        urls=(f"{_FIDELITY}/weights-inception-2015-12-05-6726825d.pth",),
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        bytes=95_628_359,
+        licence="Apache-2.0",
+        note="the same network as a bare state dict",
+    ),
+    # A predictor of the benchmark: pictures to maps.
+    "omnidata-v2": Source(
+        urls=("https://zenodo.org/records/10447888/files/omnidata_dpt_normal_v2.ckpt",),
+        mirrors=(("clay3d/omnidata", None),),
+        sha256="38db3f7d952f48f900f0b32d6cce6749e41641045ebc5713cf29618f54aff3bb",
+        bytes=1_947_430_960,
+        licence="non-commercial research, weights included",
+        licence_address="https://github.com/EPFL-VILAB/omnidata/blob/main/LICENSE",
+        non_commercial=True,
+        note="pictures in [0, 1] without mean and deviation; the middle square is shown to it",
     ),
 }
 

@@ -1,0 +1,1 @@
+"""Albedo and shading learned from synthetic paradigms, without a data set."""
