@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from generators.errors import UserError, unknown
+from probes.methods import RELATIVE
 
-ALIGNMENTS = ("none", "scale", "scale-shift")  # of depth before it is scored: see maps.align_depth
+ALIGNMENTS = ("none", "scale", "scale-shift", RELATIVE)  # of depth before it is scored: see maps.align_depth
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class Metric:
     decimals: int
     units: Mapping[str, str] = field(default_factory=dict)
 
-    def unit_of(self, intrinsic: str) -> str:
-        """The unit on one intrinsic: RMS is in meters on depth and a plain number on albedo."""
+    def unit_of(self, intrinsic: str, alignment: str = "none") -> str:
+        """The unit on one intrinsic: RMS is in meters on depth, without unit on albedo and relative depth."""
+        if alignment == RELATIVE and intrinsic in self.units:
+            return self.unit
         return self.units.get(intrinsic, self.unit)
 
     @property

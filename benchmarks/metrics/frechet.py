@@ -60,6 +60,27 @@ class FeatureStatistics:
         array = _features(features)
         return cls(array.shape[1]).update(array)
 
+    @classmethod
+    def of_moments(
+        cls, count: int, mean: ArrayLike | None, covariance: ArrayLike | None
+    ) -> FeatureStatistics:
+        """Statistics that somebody else measured: mean (d) and covariance (d, d) with N - 1.
+
+        Raises ValueError unless they are finite, of fitting shapes and symmetric, and count is at least 2.
+        """
+        center, spread = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
+        if center.ndim != 1 or spread.shape != 2 * center.shape or len(center) == 0:
+            raise ValueError(f"mean and covariance have the shapes {center.shape} and {spread.shape}")
+        if not np.isfinite(center).all() or not np.isfinite(spread).all():
+            raise ValueError("mean or covariance holds NaN or Inf")
+        if np.abs(spread - spread.T).max() > 1e-6 * max(np.abs(spread).max(), 1e-30):
+            raise ValueError("the covariance is not symmetric")
+        if not isinstance(count, int) or isinstance(count, bool) or count < 2:
+            raise ValueError(f"a covariance of {count!r} pictures is not defined")
+        found = cls(len(center))
+        found._add(count, center, (spread + spread.T) / 2 * (count - 1))
+        return found
+
     @property
     def dimensions(self) -> int:
         """Length d of a feature vector."""

@@ -94,9 +94,10 @@ def align_depth(prediction: Tensor, truth: Tensor, mask: Tensor, alignment: str)
     so that "scale" minimizes the same error as "scale-shift"). "scale-shift" is the least-squares line
     s p + o of Ranftl et al., "Towards robust monocular depth estimation" (MiDaS), TPAMI 2022, eq. 3,
     fitted to depth rather than to disparity, as in Ke et al., "Marigold", CVPR 2024; s may be negative,
-    and a constant prediction becomes the mean of the truth.
+    and a constant prediction becomes the mean of the truth. "unit" changes nothing, either: both are relative
+    depth already (probes.intrinsics.relative_depth).
     """
-    if alignment == "none":
+    if alignment in ("none", "unit"):
         return prediction
     if alignment == "scale":
         return prediction * least_squares_scale(prediction, truth, mask)
@@ -112,19 +113,20 @@ def depth_scores(prediction: Tensor, truth: Tensor, mask: Tensor) -> dict[str, T
     RMS in meters, percent of pixels with max(p/t, t/p) < 1.25, 1.25^2, 1.25^3, mean |p - t| / t, and 100
     times the square root of the scale-invariant logarithmic error with lambda = 1, all from Eigen et al.,
     "Depth map prediction from a single image", NIPS 2014 (section 3.2, eq. 1 to 3; section 4).
-    Predictions are clamped to at least MINIMUM_DEPTH.
+    Predictions are clamped to at least MINIMUM_DEPTH, and the truth where it divides: it may be relative.
     """
     prediction = prediction.clamp_min(MINIMUM_DEPTH)
     truth = torch.where(mask, truth, 1)
-    ratio = torch.maximum(prediction / truth, truth / prediction)
-    log_ratio = prediction.log() - truth.log()
+    below = truth.clamp_min(MINIMUM_DEPTH)
+    ratio = torch.maximum(prediction / below, below / prediction)
+    log_ratio = prediction.log() - below.log()
     log_ratio = log_ratio - masked_mean(log_ratio, mask)[:, None, None, None]
     return {
         "rms": masked_mean((prediction - truth) ** 2, mask).sqrt(),
         "delta1": _percent(ratio < 1.25, mask),
         "delta2": _percent(ratio < 1.25**2, mask),
         "delta3": _percent(ratio < 1.25**3, mask),
-        "abs_rel": masked_mean((prediction - truth).abs() / truth, mask),
+        "abs_rel": masked_mean((prediction - truth).abs() / below, mask),
         "silog": 100 * masked_mean(log_ratio**2, mask).sqrt(),
     }
 
@@ -175,7 +177,7 @@ def _refuse(intrinsic: str, wrong: Tensor, what: str, todo: str) -> None:
         )
 
 
-def _check_values(intrinsic: str, prediction: Tensor, truth: Tensor, mask: Tensor) -> None:
+def _check_values(intrinsic: str, prediction: Tensor, truth: Tensor, mask: Tensor, alignment: str) -> None:
     def pictures(pixels: Tensor) -> Tensor:
         return pixels.flatten(1).any(1)
 
@@ -188,7 +190,10 @@ def _check_values(intrinsic: str, prediction: Tensor, truth: Tensor, mask: Tenso
     )
     broken = "mask such pixels out"
     _refuse(intrinsic, pictures(~truth.isfinite() & mask), "the truth has NaN or Inf in the mask", broken)
-    if intrinsic == "depth":
+    if intrinsic == "depth" and alignment == "unit":
+        outside = pictures(((truth < 0) | (truth > 1)) & mask)
+        _refuse(intrinsic, outside, "the true relative depth is not within 0 and 1", broken)
+    elif intrinsic == "depth":
         behind = pictures((truth <= 0) & mask)
         _refuse(intrinsic, behind, "the true depth is not above zero in the mask", broken)
     if intrinsic == "normal":
@@ -204,8 +209,10 @@ def score(
 
     Args:
         intrinsic: normal, depth, albedo or shading.
-        prediction: (b c h w) in natural units: normals of any length, meters, linear RGB.
-        truth: (b c h w): unit normals, meters above zero, linear RGB; anything outside the mask.
+        prediction: (b c h w) in natural units: normals of any length, meters, linear RGB; relative depth
+            under the alignment "unit".
+        truth: (b c h w): unit normals, meters above zero, linear RGB, under "unit" relative depth from 0 to
+            1; anything outside the mask.
         mask: (b 1 h w) bool; pixels outside count for nothing, alignment included.
         alignment: of depth, one of ALIGNMENTS; "none" for every other intrinsic.
 
@@ -221,7 +228,7 @@ def score(
         raise unknown("intrinsic", intrinsic, _SCORES)
     check_alignment(intrinsic, alignment)
     _check_shapes(intrinsic, prediction, truth, mask)
-    _check_values(intrinsic, prediction, truth, mask)
+    _check_values(intrinsic, prediction, truth, mask, alignment)
     p, t = prediction.detach().double(), torch.where(mask, truth.detach().double(), 0)
     if intrinsic == "depth":
         p = align_depth(p, t, mask, alignment)

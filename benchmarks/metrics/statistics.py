@@ -148,7 +148,21 @@ def bootstrap_interval(
     return Interval(value, float(low), float(high), level, n, method)
 
 
-def mean_over_seeds(values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+def _clustered_rows(array: Array, clusters: ArrayLike | None) -> tuple[Array, Array]:
+    """Sums (seeds, groups) of the values (seeds, n) of each group, and how many values a group has."""
+    if clusters is None:
+        return array, np.ones(array.shape[1])
+    parts = [_clustered(row, clusters) for row in array]
+    return np.stack([sums for sums, _ in parts]), parts[0][1]
+
+
+def mean_over_seeds(
+    values: ArrayLike,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    clusters: ArrayLike | None = None,
+) -> Interval:
     """Bootstrap interval of a mean over training seeds and pictures, both resampled (crossed design).
 
     Every resample draws seeds and, independently, pictures that all drawn seeds share. An axis of length
@@ -158,14 +172,17 @@ def mean_over_seeds(values: ArrayLike, level: float = 0.95, resamples: int = 200
     Args:
         values: (seeds, pictures), the same pictures for every seed.
         level, resamples, seed: as in `bootstrap_interval`.
+        clusters: (pictures,) labels; pictures of one label (one scan, one scene) are drawn together.
 
     Raises:
-        ValueError: NaN or Inf, no values, or not two axes.
+        ValueError: NaN or Inf, no values, not two axes, or clusters of another length.
     """
     array = _finite(values, (2,), "values")
     _check_resampling(level, resamples)
-    seeds, n = array.shape
-    drawn = " and ".join(name for name, k in (("seeds", seeds), ("pictures", n)) if k > 1)
+    sums, counts = _clustered_rows(array, clusters)
+    seeds, n = sums.shape
+    unit = "pictures" if clusters is None else "groups of pictures"
+    drawn = " and ".join(name for name, k in (("seeds", seeds), (unit, n)) if k > 1)
     method = f"percentile bootstrap over {drawn or 'nothing'}, {resamples} resamples"
     if array.size < 2:
         return Interval(float(array.mean()), None, None, level, n, method, "one value has no interval", seeds)
@@ -173,7 +190,7 @@ def mean_over_seeds(values: ArrayLike, level: float = 0.95, resamples: int = 200
     for block in _blocks(resamples, n):
         rows = stream.multinomial(seeds, np.full(seeds, 1 / seeds), block)
         columns = stream.multinomial(n, np.full(n, 1 / n), block)
-        found.append(((rows @ array) * columns).sum(1) / (seeds * n))
+        found.append(((rows @ sums) * columns).sum(1) / (seeds * (columns @ counts)))
     low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(array.mean()), float(low), float(high), level, n, method, "", seeds)
 

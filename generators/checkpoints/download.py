@@ -39,7 +39,7 @@ from .transfer import (
 )
 
 WEIGHTS_VARIABLE = "INTRINSIC_BENCH_WEIGHTS"  # a folder of the user's own files, always looked at first
-SUFFIXES = (".pkl", ".safetensors", ".ckpt")  # in the order in which they are looked for
+SUFFIXES = (".pkl", ".safetensors", ".ckpt", ".pt", ".pth")  # in the order in which they are looked for
 SETTINGS = ".yaml"  # what a checkpoint that needs settings has beside it, under its own name
 
 
@@ -65,7 +65,7 @@ def checked_name(name: str) -> str:
 
 
 def own_path(name: str) -> Path | None:
-    """NAME.pkl, NAME.safetensors, NAME.ckpt or NAME/ in the folder INTRINSIC_BENCH_WEIGHTS."""
+    """NAME and one of SUFFIXES, or NAME/, in the folder INTRINSIC_BENCH_WEIGHTS."""
     given = os.environ.get(WEIGHTS_VARIABLE)
     if not given:
         return None
