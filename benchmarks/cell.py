@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 PROTOCOL = 1  # raise when the same cell would give another number; say why in results/README.md
+LATER = ("train_data", "train_labels", "test_size")  # what a cell may say since protocol 1 was fixed
 NO_MODEL = "none"  # model of the controls that look at pictures only
 NO_INTRINSIC = "none"  # intrinsic of what is measured once per model (Frechet distance)
 
@@ -30,8 +31,10 @@ class Cell:
         size: pixels a side.
         train, validation, test: numbers of pictures.
         labels: where truth comes from ("exact" on rooms, or a predictor's name).
-        alignment: of depth before it is scored: "none", "scale", "scale-shift".
+        alignment: of depth before it is scored: "none", "scale", "scale-shift", "unit".
         seed: of everything random in the cell.
+        train_data, train_labels: of the training and validation pictures, "" for those of the test.
+        test_size: pixels a side of the test pictures, 0 for `size`.
     """
 
     model: str
@@ -49,11 +52,25 @@ class Cell:
     alignment: str = "none"
     seed: int = 0
     protocol: int = PROTOCOL
+    train_data: str = ""
+    train_labels: str = ""
+    test_size: int = 0
 
     @property
     def hash(self) -> str:
         """16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(canonical(asdict(self)).encode()).hexdigest()[:16]
+        return hashlib.sha256(canonical(self.facts()).encode()).hexdigest()[:16]
+
+    def facts(self) -> dict[str, Any]:
+        """Every value, but those of LATER that say nothing: cells made before them keep their hashes."""
+        values = asdict(self) | {"options": dict(self.options)}
+        return {name: value for name, value in values.items() if name not in LATER or value}
+
+    def asked_of(self, split: str) -> tuple[str, str, int]:
+        """Data set, label source and pixels a side of a split's pictures."""
+        if split == "test":
+            return self.data, self.labels, self.test_size or self.size
+        return self.train_data or self.data, self.train_labels or self.labels, self.size
 
     def with_(self, **changes: Any) -> Cell:
         """The cell with some values replaced."""
@@ -104,7 +121,8 @@ class Record:
 
     def to_json(self) -> str:
         """One record as JSON text with its cell's hash."""
-        return json.dumps({"hash": self.cell.hash} | asdict(self), indent=1, allow_nan=False)
+        facts = asdict(self) | {"cell": self.cell.facts()}
+        return json.dumps({"hash": self.cell.hash} | facts, indent=1, allow_nan=False)
 
     @staticmethod
     def from_json(text: str) -> Record:
@@ -122,4 +140,4 @@ class Record:
     def outcome(self) -> dict[str, Any]:
         """What must be the same whenever the same cell runs on the same machine."""
         kept = ("status", "scores", "per_image", "parameters", "details")
-        return {"cell": asdict(self.cell)} | {name: getattr(self, name) for name in kept}
+        return {"cell": self.cell.facts()} | {name: getattr(self, name) for name in kept}

@@ -23,6 +23,8 @@ LAZY = {"zoo": ".zoo", "doctor": ".doctor", "distance": ".distance", "fetch": ".
 LAZY |= {"predict": ".predict.command"}
 LAZY |= {"spread": ".spread"}
 LAZY |= {"adapter": ".adapters", "push": ".card"}
+LAZY |= {"data": ".data.command", "draw": ".draw", "label": ".label"}
+PAPER = "paper"  # what `report` takes beside suites and stores
 USER_ERROR = 2  # exit status of what the user can mend, as of click's own usage errors
 
 
@@ -76,7 +78,7 @@ def _columns(rows: Iterable[Sequence[str]]) -> None:
 
 @main.group("ls")
 def list_() -> None:
-    """List models, methods, suites or data sets."""
+    """List models, methods, suites, data sets or predictors."""
 
 
 @list_.command("models")
@@ -118,14 +120,24 @@ def list_suites() -> None:
 
 @list_.command("data")
 def list_data() -> None:
-    """Every data set."""
-    from .data import DATA
+    """Every data set, and the families of those that are named with what follows a colon."""
+    from .data import DATA, FAMILIES
 
     rows = [("name", "intrinsics", "splits", "fingerprint", "title")]
     for spec in DATA.values():
         listed = " ".join(spec.intrinsics), " ".join(spec.splits)
         rows.append((spec.name, *listed, spec.fingerprint, spec.title))
     _columns(rows)
+    for title in FAMILIES.values():
+        click.echo(title)
+
+
+@list_.command("predictors")
+def list_predictors() -> None:
+    """Every predictor: what it labels, under which licence, and whether it is on this machine."""
+    from .predictors.registry import rows
+
+    _columns(rows())
 
 
 @main.command()
@@ -212,7 +224,8 @@ def run(suite: str, store: Path | None, only: str | None, reported: bool, **opti
     place = store or default_store(loaded)
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        outcome = run_suite(loaded, place, only=only, show=display(given["workers"]), **given)
+        shown = display(given["workers"])
+        outcome = run_suite(loaded, place, only=only, share=store is None, show=shown, **given)
     except Stopped as stopped:
         click.echo(
             f"stopped ({stopped}); nothing is lost. To continue, run the same command again.", err=True
@@ -272,7 +285,13 @@ def _stores(what: str | None) -> list[Path]:
     help="README whose part between <!-- results --> marks is filled with a short table.",
 )
 def report(suite_or_store: str | None, readme: Path | None) -> None:
-    """Write tables, figures and the page of one store, or of all below results/ with their README.md."""
+    """Write tables, figures and the page of one store, or of all below results/ with their README.md.
+
+    `report paper` writes every table and figure of the paper: measured beside published, and its twin.
+    """
+    if suite_or_store == PAPER and not Path(PAPER).is_dir():
+        _report_paper()
+        return
     stores = _stores(suite_or_store)
     if not stores:
         raise UserError(
@@ -291,4 +310,15 @@ def report(suite_or_store: str | None, readme: Path | None) -> None:
         from .plan import RESULTS
         from .report import write_results_readme
 
+        _report_paper()
         click.echo(f"overview: {write_results_readme(RESULTS)}")
+
+
+def _report_paper() -> None:
+    """Write the paper's tables and figures from what is below results/."""
+    from .plan import RESULTS
+    from .report.paper import write_paper
+
+    for path in write_paper(RESULTS, RESULTS / PAPER):
+        if path.suffix in (".html", ".md", ".tex") and path.stem in ("index", "paper", "README"):
+            click.echo(f"{PAPER}: {path}")

@@ -10,8 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ from generators.base import Generator
 from probes.adapters import AdapterFacts, write_facts
 from probes.finetune import split_head
 from probes.fit import TrainedProbe
-from probes.intrinsics import INTRINSICS, angular_error
-from probes.methods import method, method_fit
+from probes.intrinsics import angular_error, relative_depth
+from probes.intrinsics import intrinsic as intrinsic_of
+from probes.methods import RELATIVE, method, method_fit
 from probes.ranks import Ranks
 from probes.task import Examples, Probe, Task
 
@@ -34,7 +34,7 @@ from .cell import NO_MODEL, Cell, Record
 from .data import describe
 from .metrics import primary_metric
 from .metrics.maps import score
-from .session import Session
+from .session import Session, in_parts
 from .store import Store, atomic, atomic_folder
 
 Progress = Callable[[float, str], None]
@@ -142,23 +142,37 @@ def _way_in(cell: Cell) -> str:
 
 def make_task(cell: Cell, here: Session, clock: Clock) -> Task:
     """What a cell asks its generator, or the pictures: everything frozen computed, nothing fitted."""
-    intrinsic = INTRINSICS[cell.intrinsic]
+    intrinsic = intrinsic_of(cell.intrinsic, cell.alignment)
     with clock.phase("load", 0.0):
         generator = here.generator(cell)
     with clock.phase("freeze", 0.02):
-        train, validation = (here.examples(cell, split, intrinsic) for split in ("train", "validation"))
+        if method(cell.method).trains:
+            train, validation = (here.examples(cell, split, intrinsic) for split in ("train", "validation"))
+        else:
+            train = validation = Examples(torch.empty(0, 3, 0, 0), {}, torch.empty(0, 1, 0, 0).bool())
 
     def remember(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         options = {k: cell.options.get(k) for k in ("noise", "timestep")}
         full = {"kind": "fitted", "key": key, "weights": cell.weights, "noise seed": cell.seed, **options}
         where = {"world": cell.world, "size": cell.size, "train": cell.train, "seed": cell.seed}
+        where |= {"train data": [*cell.asked_of("train")], "alignment": cell.alignment}
+        where |= {"maps": sorted(train.maps)}
         return here.cache.get(full | where, compute)
 
     def report(share: float) -> None:
         clock.progress(0.05 + 0.85 * share, "fit")
 
     return Task(
-        generator, intrinsic, train, validation, cell.options, cell.seed, report, remember, cell.method
+        generator,
+        intrinsic,
+        train,
+        validation,
+        cell.options,
+        cell.seed,
+        report,
+        remember,
+        cell.method,
+        partial(here.parts, cell, intrinsic) if in_parts(cell) else None,
     )
 
 
@@ -171,7 +185,7 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
         with clock.phase("fit", 0.05):
             probe = method_fit(cell.method)(task)
         with clock.phase("predict", 0.92):
-            prediction = probe.predict(test)
+            prediction = _in_units(probe.predict(test), probe, cell, test)
         with clock.phase("score", 0.97):
             record.details = probe.details
             _score(cell, prediction, task, test, record)
@@ -193,7 +207,7 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
 def _facts(cell: Cell) -> AdapterFacts:
     """What lies beside the weights, so that they can be put on a model, and shared, without the store."""
     options = dict(cell.options)
-    return AdapterFacts(cell.model, cell.weights, cell.intrinsic, cell.method, options, cell=asdict(cell))
+    return AdapterFacts(cell.model, cell.weights, cell.intrinsic, cell.method, options, cell=cell.facts())
 
 
 def _sizes(probe: Probe, generator: Generator | None) -> dict[str, int]:
@@ -204,6 +218,13 @@ def _sizes(probe: Probe, generator: Generator | None) -> dict[str, int]:
     return sizes | ({"head": head} if head else {})
 
 
+def _in_units(prediction: Tensor, probe: Probe, cell: Cell, test: Examples) -> Tensor:
+    """A prediction in the units of the truth: meters as relative depth where that is asked for."""
+    if cell.intrinsic == "depth" and cell.alignment == RELATIVE and getattr(probe, "meters", False):
+        return relative_depth(prediction, test.mask)
+    return prediction
+
+
 def _score(cell: Cell, prediction: Tensor, task: Task, test: Examples, record: Record) -> None:
     truth = test.maps[cell.intrinsic]
     found = score(cell.intrinsic, prediction, truth, test.mask, alignment=cell.alignment)
@@ -211,6 +232,8 @@ def _score(cell: Cell, prediction: Tensor, task: Task, test: Examples, record: R
         found["skill"] = _skill(cell, found, task, test, record)
     record.per_image = {name: [round(float(v), 6) for v in values] for name, values in found.items()}
     record.scores = {name: float(np.mean(values)) for name, values in record.per_image.items()}
+    if test.groups:
+        record.details["groups"] = list(test.groups)
 
 
 def _skill(cell: Cell, found: Mapping[str, Tensor], task: Task, test: Examples, record: Record) -> Tensor:

@@ -11,10 +11,12 @@ from generators.errors import UserError, unknown
 from probes.methods import method
 
 from .cell import NO_INTRINSIC, NO_MODEL, Cell
+from .labels import check_labels, predicted
+from .metrics.catalog import ALIGNMENTS, check_alignment
 
-ALIGNMENTS = ("none", "scale", "scale-shift")
 SIDE = 8  # pictures' sides are multiples of this, so that every decoder's scale divides them
-COUNTS: Mapping[str, int] = {"train": 1, "validation": 1, "test": 1, "size": SIDE, "seed": 0}  # least values
+# Least values.
+COUNTS: Mapping[str, int] = {"train": 1, "validation": 1, "test": 1, "size": SIDE, "test_size": 0, "seed": 0}
 # Option of any method -> least and greatest value; None: unbounded.
 RANGES: Mapping[str, tuple[float, float | None]] = {
     "steps": (1, None),
@@ -120,7 +122,7 @@ def _check_needs(cell: Cell) -> None:
     from benchmarks import data
 
     needs, asked = method(cell.method).needs, f"model {cell.model!r} with method {cell.method!r}"
-    own = data.describe(cell.data).own
+    own = data.own_pictures(cell.data)
     if needs == "picture" and not own and cell.model != NO_MODEL:
         raise UserError(
             asked, "this control asks no model", f"its model is {NO_MODEL!r}", "give it a grid of its own"
@@ -141,27 +143,56 @@ def _check_needs(cell: Cell) -> None:
 
 def check_cell(cell: Cell) -> None:
     """Raise UserError unless a cell can be computed; nothing is loaded."""
-    from benchmarks import data
-
     spec = None if cell.model == NO_MODEL else registry.spec(cell.model)
-    world = data.describe(cell.data)
     _check_needs(cell)
     for name in COUNTS:
         check_count(name, getattr(cell, name))
-    if cell.size % SIDE:
-        raise UserError(f"size = {cell.size}", f"it is no multiple of {SIDE}", "8, 16, 24, ...")
-    if cell.intrinsic not in (*world.intrinsics, NO_INTRINSIC):
-        raise unknown(f"intrinsic of data set {cell.data!r}", cell.intrinsic, world.intrinsics)
-    if cell.labels not in world.labels:
-        raise unknown(f"label source of data set {cell.data!r}", cell.labels, world.labels)
-    if cell.alignment not in ALIGNMENTS:
+    for name in ("size", "test_size"):
+        if getattr(cell, name) % SIDE:
+            asked = f"{name} = {getattr(cell, name)}"
+            raise UserError(asked, f"it is no multiple of {SIDE}", "8, 16, 24, ...")
+    if cell.intrinsic != NO_INTRINSIC:
+        check_alignment(cell.intrinsic, cell.alignment)
+    elif cell.alignment not in ALIGNMENTS:
         raise unknown("alignment", cell.alignment, ALIGNMENTS)
+    for split in ("train", "validation", "test"):
+        _check_split(cell, split)
     _check_options(cell, spec)
     _check_seeds(cell, spec)
     _check_draws(cell, spec)
     _check_asks(cell, spec)
     if spec and method(cell.method).needs != "samples":
         _check_pictures(cell, spec)
+
+
+def _check_split(cell: Cell, split: str) -> None:
+    """The pictures of a split exist, are enough, and have truth of the intrinsic from the label source."""
+    from benchmarks import data
+
+    if split != "test" and method(cell.method).needs == "samples":
+        return
+    name, labels, _ = cell.asked_of(split)
+    world = data.describe(name)
+    if cell.intrinsic == NO_INTRINSIC:
+        return
+    if cell.intrinsic not in world.intrinsics and not predicted(name, labels):
+        raise unknown(f"intrinsic of data set {name!r}", cell.intrinsic, world.intrinsics)
+    check_labels(name, labels, cell.intrinsic)
+    if split not in world.splits:
+        raise UserError(
+            f"split {split!r} of data set {name!r}",
+            "it does not exist",
+            f"it has: {', '.join(world.splits)}",
+            "train on another data set: train_data = ..." if split != "test" else "use another data set",
+        )
+    count = getattr(cell, split)
+    if count > world.counts.get(split, count):
+        raise UserError(
+            f"{split} = {count} of data set {name!r}",
+            f"it has {world.counts[split]} such pictures",
+            "",
+            f"{split} = {world.counts[split]} at most",
+        )
 
 
 def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
@@ -171,7 +202,15 @@ def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
     """
     from benchmarks import data
 
-    own = data.describe(cell.data).own
+    own = data.own_pictures(cell.data)
+    if own != data.own_pictures(cell.train_data or cell.data) or (own and cell.test_size):
+        raise UserError(
+            f"training on {cell.train_data or cell.data!r} at size {cell.size} and testing on {cell.data!r} "
+            f"at {cell.test_size or cell.size}",
+            "a model's own pictures come with codes that nothing else has",
+            "",
+            "train and test on its own pictures at their own size, or on given pictures",
+        )
     fitting = [s.name for s in registry.specs() if s.takes in ("both", "seeds" if own else "images")]
     asked, known = f"model {spec.name!r} on data set {cell.data!r}", ", ".join(fitting[:30])
     if spec.takes == "seeds" and not own:

@@ -7,6 +7,8 @@ from probes.methods import Method, register
 
 NETWORK = Path(__file__).parent / "predictors" / "rooms.safetensors"
 
+PREDICTOR = "rooms-network"  # whose maps the method "predictor" gives unless told otherwise
+
 
 def network_hash() -> str:
     """Which supervised network is installed: it decides its own maps and every Frechet distance."""
@@ -16,7 +18,25 @@ def network_hash() -> str:
 _network = network_hash()
 register(
     "supervised",
-    Method("benchmarks.predictors.rooms:fit", {"network": _network}, "picture", "supervised", control=True),
+    Method(
+        "benchmarks.predictors.rooms:fit",
+        {"network": _network},
+        "picture",
+        "supervised",
+        control=True,
+        trains=False,
+    ),
+)
+register(
+    "predictor",
+    Method(
+        "benchmarks.predictors.labeling:fit",
+        {"predictor": PREDICTOR, "identity": ""},  # the identity is filled in: it decides the maps
+        "picture",
+        "predictor",
+        control=True,
+        trains=False,
+    ),
 )
 register(
     "frechet",

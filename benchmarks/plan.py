@@ -16,6 +16,9 @@ from generators import registry
 from generators.errors import UserError
 
 from .cell import NO_MODEL, Cell, Record, canonical
+from .costs import duration as duration
+from .costs import gpu_text
+from .needs import Need, all_needs, size_text
 from .store import Store, seconds
 from .suite import Suite, load_suite
 
@@ -54,6 +57,8 @@ COSTS: Mapping[str, Cost] = {
     "frechet": Cost(5, 0.01, 1000),
 }
 _OTHER = Cost(10, 0.15, 1200)
+PIXEL = 40  # bytes held of each pixel: picture, map, prediction in float32, and masks
+HELD = 1000 * 64**2  # pixels whose memory is in the costs of cells measured on rooms
 SAMPLED = 0.008  # seconds of an embedded UNet's one evaluation of one picture
 
 
@@ -74,6 +79,16 @@ def guess(cell: Cell) -> float:
     # A model that samples: two branches of the network for each step of each picture it is scored on.
     sampled = 2 * options.get("sampler_steps", 0) * (cell.validation + cell.test)
     return (cost.fixed + cost.step * steps + SAMPLED * sampled) * max(_area(cell), 0.25)
+
+
+def held(cell: Cell) -> float:
+    """Megabytes of pictures, maps and predictions a cell holds beyond those of a small cell on rooms."""
+    from probes.methods import method
+
+    asked, side = method(cell.method), cell.test_size or cell.size
+    train = cell.train if asked.trains and cell.model == NO_MODEL else 0  # a model's are kept as codes
+    pixels = (train + cell.validation * asked.trains) * cell.size**2 + cell.test * side**2
+    return max(0.0, pixels - HELD) * PIXEL / 1e6
 
 
 def _keys(cell: Cell) -> tuple[tuple[str, ...], ...]:
@@ -103,8 +118,11 @@ class Estimates:
 
     def memory(self, cell: Cell) -> float:
         """Expected peak of a worker on a cell, megabytes."""
-        found = next((self._memory[key] for key in _keys(cell) if key in self._memory), None)
-        return max(found) if found else COSTS.get(cell.method, _OTHER).memory * max(1.0, _area(cell) / 8)
+        same, *others = (self._memory.get(key) for key in _keys(cell))
+        if same:
+            return max(same) + held(cell)
+        found = next((max(values) for values in others if values), COSTS.get(cell.method, _OTHER).memory)
+        return found * max(1.0, _area(cell) / 8) + held(cell)
 
 
 def _measured(store: Store) -> list[dict[str, Any]]:
@@ -144,7 +162,7 @@ def shared_training(cell: Cell) -> str:
     if not asks or not method(cell.method).forwards:
         return ""
     options = {name: value for name, value in cell.options.items() if name not in asks}
-    return canonical(asdict(cell) | {"options": options})
+    return canonical(cell.facts() | {"options": options, "test": 0, "test_size": 0})
 
 
 class Queue:
@@ -248,6 +266,7 @@ class Plan:
         rows: every cell of the suite, in its order.
         seconds: expected until all that is not done is done, with this many workers.
         memory: expected of all workers together at the most, megabytes.
+        needs: what the cells need that does not come with the package.
     """
 
     name: str
@@ -256,6 +275,7 @@ class Plan:
     rows: tuple[Row, ...]
     seconds: float
     memory: float
+    needs: tuple[Need, ...] = ()
 
     def count(self, status: str) -> int:
         """Number of cells of one status."""
@@ -263,7 +283,7 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text."""
-        rows = [asdict(row) | {"hash": row.cell.hash, "cell": json.loads(canonical(asdict(row.cell)))}
+        rows = [asdict(row) | {"hash": row.cell.hash, "cell": json.loads(canonical(row.cell.facts()))}
                 for row in self.rows]  # fmt: skip
         return json.dumps(asdict(self) | {"store": str(self.store), "rows": rows}, indent=1)
 
@@ -277,18 +297,27 @@ class Plan:
         return "\n".join(
             [
                 *lines,
+                *map(str, self.needs),
+                *self._missing(),
                 f"{len(self.rows)} cells: {counts}; store {self.store}",
                 f"to do: about {duration(self.seconds)} with {self.workers} worker"
-                f"{'s' if self.workers > 1 else ''}, {self.memory / 1000:.1f} GB of memory",
+                f"{'s' if self.workers > 1 else ''} of one CPU thread, {self.memory / 1000:.1f} GB of memory",
+                *filter(None, [gpu_text((r.cell for r in self.rows if r.status != "done"), shared_training)]),
             ]
         )
 
-
-def duration(amount: float) -> str:
-    """Seconds as a person says them."""
-    if amount < 90:
-        return f"{amount:.0f} s"
-    return f"{amount / 60:.0f} min" if amount < 5400 else f"{amount / 3600:.1f} h"
+    def _missing(self) -> list[str]:
+        """What has to be fetched first, and how much that is."""
+        missing = [need for need in self.needs if not need.here]
+        if not missing:
+            return []
+        known = sum(need.bytes or 0 for need in missing)
+        unknown_size = sum(need.bytes is None for need in missing)
+        more = f" and {unknown_size} of unknown size" if unknown_size else ""
+        return [
+            f"to fetch: {size_text(known)}{more}, then run; until then `run` refuses:",
+            *(f"  {command}" for command in dict.fromkeys(need.command for need in missing)),
+        ]
 
 
 def default_store(suite: Suite) -> Path:
@@ -326,4 +355,4 @@ def plan(
     left = [row.cell for row in rows if row.status != "done"]
     needed = sorted((row.memory for row in rows if row.status != "done"), reverse=True)[:workers]
     time = makespan(left, learned.seconds, workers)
-    return Plan(loaded.name, place.folder, workers, tuple(rows), time, sum(needed))
+    return Plan(loaded.name, place.folder, workers, tuple(rows), time, sum(needed), all_needs(cells))

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
@@ -23,6 +23,7 @@ from generators import registry
 from generators.errors import UserError, unknown
 
 from .cell import Cell, Record
+from .needs import refuse_missing
 from .plan import RESULTS, Estimates, Queue, default_store, estimates, select, shared_training
 from .progress import Display, Silent, display
 from .store import Store, StoreError
@@ -370,6 +371,7 @@ def compute(
     store.prepare()
     before = {cell.hash: store.stamp(cell) for cell in cells}  # first: what comes later is another runner's
     missing = [cell for cell in cells if not _keeps(store.read(cell), overwrite)]
+    refuse_missing(missing)
     hands = [Hand(number, store, execute, device) for number in range(min(workers, len(missing)))]
     runner = Runner(store, missing, before, hands, estimates(store), show or Silent(), device)
     if missing:
@@ -396,24 +398,28 @@ def open_store(suite: Suite, store: str | Path | None = None) -> Store:
 
 
 def run_suite(
-    suite: Suite, store: str | Path | None = None, *, only: str | None = None, **options: Any
+    suite: Suite,
+    store: str | Path | None = None,
+    *,
+    only: str | None = None,
+    share: bool = False,
+    **options: Any,
 ) -> Outcome:
-    """Compute a suite; `options` are those of `compute`. Refuses a store that holds another suite."""
+    """Compute a suite; `options` are those of `compute`. Refuses a store that holds another suite.
+
+    Args:
+        share: whether cells that a store beside this one has are copied: tables of the paper share some.
+    """
     _check(**options)
     chosen = select(suite.cells, only)
-    return compute(chosen, open_store(suite, store), **options)
-
-
-def _loose(cells: Iterable[Cell], place: Store) -> None:
-    """Add cells that belong to no suite to what the store says is planned."""
-    found = place.suite()
-    if found is None or found["name"] == "cells":
-        earlier = [
-            Cell(**{k: v for k, v in c.items() if k != "hash"}) for c in (found or {"cells": []})["cells"]
-        ]
-        unique = {cell.hash: cell for cell in [*earlier, *cells]}
-        place.prepare()
-        place.write_suite("cells", "Single cells", "Asked from Python.", unique.values())
+    if not Store(store or default_store(suite)).folder.exists():
+        refuse_missing(chosen)  # before there is a store of nothing
+    place = open_store(suite, store)
+    if share and options.get("overwrite") != "always":
+        for cell in chosen:
+            if not place.path(cell).exists():
+                place.adopt(cell)
+    return compute(chosen, place, **options)
 
 
 @overload
@@ -462,7 +468,8 @@ def run(
 
     Args:
         what: a Cell (see make_cell), several, a Suite, a shipped suite's name or a TOML file's path.
-        store: folder of the records; None for results/NAME of the suite, results/cells for cells.
+        store: folder of the records; None for results/NAME of the suite, results/cells for cells. What
+            another suite below results/ has of the same cells is taken over then.
         workers: processes of one thread each; the numbers do not depend on it.
         overwrite: "failed" keeps what is done and retries failures; "never" keeps failures too;
             "always" computes everything again.
@@ -483,10 +490,10 @@ def run(
     options["show"] = display(workers) if progress else Silent()
     if isinstance(what, str | Path | Suite):
         suite = what if isinstance(what, Suite) else load_suite(what)
-        return run_suite(suite, store, only=only, **options).records
+        return run_suite(suite, store, only=only, share=store is None, **options).records
     cells = select([what] if isinstance(what, Cell) else what, only)
     place = Store(store or RESULTS / "cells")
     _check(**options)
-    _loose(cells, place)
+    place.add_cells(cells)
     records = compute(cells, place, **options).records
     return records[0] if isinstance(what, Cell) else records

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from generators import registry
 from generators.base import Denoiser, Generator
 from generators.errors import UserError
 from generators.random_init import blend_noise
-from probes.intrinsics import Intrinsic
+from probes.intrinsics import RELATIVE_DEPTH, Intrinsic, relative_depth
+from probes.methods import RELATIVE
 from probes.task import Examples, seed_for
 
 from .cache import Cache
 from .cell import NO_MODEL, Cell
-from .data import describe, samples
-from .data.load import Pictures, load_pictures
+from .data import DATA, describe, own_pictures, samples
+from .data.load import Pictures, groups_of, load_pictures
+from .labels import predicted, world_of
+from .needs import EXACT
 
 TRAIN_STRIDE = 100_000  # seed s trains on the pictures from s * TRAIN_STRIDE on
 BATCH = 32
+CHUNK = 500  # training pictures of a large data set that are in memory together
 
 
 def split_rows(cell: Cell, split: str) -> range:
@@ -30,6 +35,64 @@ def split_rows(cell: Cell, split: str) -> range:
     if split == "train":
         return range(cell.seed * TRAIN_STRIDE, cell.seed * TRAIN_STRIDE + cell.train)
     return range(getattr(cell, split))
+
+
+def _check_world(cell: Cell) -> None:
+    """Raise UserError unless data and predictors are what the cell was planned with."""
+    found = world_of(cell.data, cell.labels, cell.train_data, cell.train_labels)
+    if found != cell.world:
+        raise UserError(
+            f"data set {cell.data!r}, labels {cell.labels!r}",
+            f"what is on this machine is {found} now, the plan was made for {cell.world}",
+            "",
+            "run the suite again: it plans anew",
+        )
+
+
+def _asked(intrinsic: Intrinsic, pictures: Pictures) -> Examples:
+    """Pictures with their truth, as an intrinsic asks for it: depth relative where it has no unit."""
+    mask = pictures.mask_of(intrinsic.name)
+    maps = dict(pictures.maps)
+    if intrinsic is RELATIVE_DEPTH:
+        maps["depth"] = relative_depth(maps["depth"], mask)
+    return Examples(pictures.pictures, maps, mask, groups=pictures.groups)
+
+
+def in_parts(cell: Cell) -> bool:
+    """Whether a cell's training pictures are never in memory together: those of large data sets."""
+    together = cell.model == NO_MODEL or (cell.method == "linear" and cell.options["labels"] == "shuffled")
+    return cell.asked_of("train")[0] not in DATA and not together
+
+
+def _lean(part: Examples) -> Examples:
+    """What is left of pictures whose codes and targets are known: no pixel of theirs."""
+    maps = {name: value[:, :, :0, :0].clone() for name, value in part.maps.items()}
+    nothing = part.pictures[:, :, :0, :0].clone()
+    return replace(part, pictures=nothing, maps=maps, mask=nothing[:, :1].bool(), groups=())
+
+
+def _together(parts: list[Examples]) -> Examples:
+    """Parts that `_lean` gave, as one."""
+    outputs = [part.output for part in parts if part.output is not None]
+    masks = [
+        torch.ones_like(output[:, :1], dtype=torch.bool) if part.valid is None else part.valid
+        for part, output in zip(parts, outputs, strict=True)
+    ]
+    return Examples(
+        torch.cat([part.pictures for part in parts]),
+        {name: torch.cat([part.maps[name] for part in parts]) for name in parts[0].maps},
+        torch.cat([part.mask for part in parts]),
+        {name: torch.cat([part.code[name] for part in parts]) for name in parts[0].code},
+        torch.cat(outputs),
+        None if all(part.valid is None for part in parts) else torch.cat(masks),
+    )
+
+
+def _valid(mask: Tensor, output: Tensor) -> Tensor | None:
+    """Where targets (n c h' w') are made of valid pixels (n 1 h w) alone; None if everywhere."""
+    if bool(mask.all()):
+        return None
+    return -functional.adaptive_max_pool2d(-mask.float(), output.shape[2:]) > 0.5
 
 
 class Session:
@@ -89,45 +152,86 @@ class Session:
             self._memory[slot] = (name, compute())
         return self._memory[slot][1]
 
-    def pictures(self, cell: Cell, split: str) -> Pictures:
-        """The cell's pictures of a split with their truth."""
-        rows = split_rows(cell, split)
-        key = {
+    def pictures(self, cell: Cell, split: str, rows: range | None = None) -> Pictures:
+        """The cell's pictures of a split, or of some rows of it, with their truth.
+
+        Of data that is not this package's own, with the truth that the cell asks for alone.
+        """
+        data, labels, size = cell.asked_of(split)
+        rows, spec = rows or split_rows(cell, split), describe(data)
+        _check_world(cell)
+        key: dict[str, Any] = {
             "kind": "pictures",
-            "data": cell.data,
-            "world": cell.world,
+            "data": data,
+            "world": spec.fingerprint,
             "split": split,
             "rows": [rows.start, rows.stop],
-            "size": cell.size,
+            "size": size,
         }
+        wanted: tuple[str, ...] | None = None
+        if data not in DATA:
+            wanted = () if predicted(data, labels) else (cell.intrinsic,)
+            key["intrinsics"] = list(wanted)
 
         def compute() -> Pictures:
-            made: list[Pictures] = []
-
-            def render() -> dict[str, Tensor]:
-                made.append(load_pictures(cell.data, split, rows, cell.size))
-                return made[0].tensors()
-
-            return Pictures.from_tensors(self.cache.get(key, render), ())
+            groups = groups_of(data, split, rows)
+            return Pictures.from_tensors(
+                self.cache.get(key, lambda: load_pictures(data, split, rows, size, wanted).tensors()),
+                (),
+                groups,
+            )
 
         found: Pictures = self._remembered(f"pictures {split}", key, compute)
-        return found
+        if not predicted(data, labels):
+            return found
+        return self._predicted(found, labels, cell, split, key)
+
+    def _predicted(
+        self, found: Pictures, labels: str, cell: Cell, split: str, key: Mapping[str, Any]
+    ) -> Pictures:
+        """Pictures with what a predictor says of them for their truth."""
+        from .predictors.labeling import label_pictures
+        from .predictors.registry import identity
+
+        asked = {"labels": labels, "identity": identity(labels), "intrinsics": [cell.intrinsic]}
+        where = {name: key[name] for name in ("data", "world", "split", "rows", "size")}
+
+        def say() -> dict[str, Tensor]:
+            return label_pictures(labels, found.pictures, [cell.intrinsic], self.device)
+
+        full = {"kind": "labels"} | asked | where
+        maps = self._remembered(f"labels {split}", full, lambda: self.cache.get(full, say))
+        everywhere = torch.ones_like(found.mask)
+        return replace(found, maps=maps, mask=everywhere, masks={})
 
     def examples(self, cell: Cell, split: str, intrinsic: Intrinsic) -> Examples:
         """Pictures, truth, codes and encoded targets of a split for the cell's model."""
-        if describe(cell.data).own:
+        if own_pictures(cell.data):
             return self._own(cell, split, intrinsic)
-        pictures, generator = self.pictures(cell, split), self.generator(cell)
-        plain = Examples(pictures.pictures, pictures.maps, pictures.mask)
+        if split == "train" and in_parts(cell):
+            return _together([_lean(part) for part in self.parts(cell, intrinsic)])
+        return self._examples(cell, split, intrinsic, split_rows(cell, split))
+
+    def parts(self, cell: Cell, intrinsic: Intrinsic) -> Iterator[Examples]:
+        """The training examples, some at a time: their pixels are many."""
+        rows = split_rows(cell, "train")
+        for start in range(rows.start, rows.stop, CHUNK):
+            yield self._examples(cell, "train", intrinsic, range(start, min(start + CHUNK, rows.stop)))
+
+    def _examples(self, cell: Cell, split: str, intrinsic: Intrinsic, rows: range) -> Examples:
+        """`examples` of some rows of a split of given pictures."""
+        pictures, generator = self.pictures(cell, split, rows), self.generator(cell)
+        plain = _asked(intrinsic, pictures)
         if generator is None:
             return plain
-        frozen = {
+        data, labels, size = cell.asked_of(split)
+        frozen: dict[str, Any] = {
             "model": registry.frozen_identity(cell.model),
-            "data": cell.data,
-            "world": cell.world,
+            "data": data,
+            "world": describe(data).fingerprint,
             "split": split,
-            "rows": [split_rows(cell, split).start, split_rows(cell, split).stop],
-            "size": cell.size,
+            "rows": [rows.start, rows.stop],
+            "size": size,
         }
         code = self._tensors(f"code {split}", {"kind": "codes"} | frozen, pictures.pictures, generator.embed)
         if split != "train":
@@ -137,14 +241,18 @@ class Session:
             return {"output": generator.encode(intrinsic.to_picture(maps))}
 
         key = {"kind": "targets", "intrinsic": intrinsic.name} | frozen
-        output = self._tensors("targets", key, pictures.maps[intrinsic.name], encode)["output"]
-        return replace(plain, code=code, output=output)
+        if labels != EXACT or cell.alignment == RELATIVE:
+            key |= {"labels": cell.world if labels != EXACT else labels, "alignment": cell.alignment}
+        output = self._tensors("targets", key, plain.maps[intrinsic.name], encode)["output"]
+        return replace(plain, code=code, output=output, valid=_valid(plain.mask, output))
 
     def _own(self, cell: Cell, split: str, intrinsic: Intrinsic) -> Examples:
         """The model's own pictures with their codes, and the predictor's maps for the truth."""
         generator, rows = self.generator(cell), split_rows(cell, split)
         if generator is None:
             raise TypeError(f"data set {cell.data} needs a model")
+        _check_world(cell)
+        own = describe(cell.data).labels
         drawn = {
             "kind": "samples",
             "model": cell.model,
@@ -155,10 +263,15 @@ class Session:
 
         def compute() -> dict[str, Tensor]:
             found = samples.draw(generator, split, rows)
-            return found | samples.label(found["pictures"])
+            return found | (samples.label(found["pictures"]) if cell.labels in own else {})
 
-        key = drawn | {"labels": cell.labels, "world": cell.world}
+        key = drawn | {"labels": cell.labels if cell.labels in own else "", "world": cell.world}
         seen = samples.examples(self._remembered(f"own {split}", key, lambda: self.cache.get(key, compute)))
+        pictures = Pictures(seen.pictures, seen.maps, seen.mask, ())
+        if cell.labels not in own:
+            place = {"data": f"{cell.data} of {cell.model}", "size": cell.size} | key
+            pictures = self._predicted(pictures, cell.labels, cell, split, place)
+        seen = replace(_asked(intrinsic, pictures), code=seen.code)
         if split != "train":
             return seen
         return replace(seen, output=generator.encode(intrinsic.to_picture(seen.maps[intrinsic.name])).cpu())

@@ -225,6 +225,35 @@ class Store:
             raise corrupt(path, f"it holds the record of the cell {record.cell.hash}")
         return record
 
+    def adopt(self, cell: Cell) -> Store | None:
+        """Copy what a store beside this one has of a cell: its maps, samples and adapter, the record last.
+
+        Returns the store it was taken from; None if none has a record of it that is done and whole.
+        """
+        for path in sorted(self.folder.parent.glob(f"*/records/{cell.hash}.json")):
+            other = Store(path.parent.parent)
+            try:
+                record = other.read(cell)
+            except UserError:
+                continue  # a broken record is its own store's business
+            if record is None or record.status != "done":
+                continue
+            for kept in (record.maps, record.samples, record.adapter):
+                if kept is not None:
+                    self._copy(other.folder / kept, self.folder / kept)
+            self.write(record)
+            return other
+        return None
+
+    def _copy(self, source: Path, target: Path) -> None:
+        """A file or a folder; what a store was told not to keep (adapters, in git) cannot be copied."""
+        if source.is_dir():
+            with atomic_folder(target) as folder:
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+        elif source.is_file():
+            with atomic(target) as file:
+                file.write(source.read_bytes())
+
     def all(self) -> list[Record]:
         """Every record, in the order of the hashes."""
         found = (self.read(path.stem) for path in sorted(self.records.glob("*.json")))
@@ -250,9 +279,19 @@ class Store:
 
     def write_suite(self, name: str, title: str, question: str, cells: Iterable[Cell]) -> Path:
         """Say what is planned, so that reports can show what is missing."""
-        planned = [asdict(cell) | {"options": dict(cell.options), "hash": cell.hash} for cell in cells]
+        planned = [cell.facts() | {"hash": cell.hash} for cell in cells]
         suite = {"name": name, "title": title, "question": question, "cells": planned}
         return self.write_text(self.folder / "suite.json", json.dumps(suite, indent=1) + "\n")
+
+    def add_cells(self, cells: Iterable[Cell]) -> None:
+        """Add cells that belong to no suite to what is planned; a store of a suite stays as it is."""
+        found = self.suite()
+        if found is None or found["name"] == "cells":
+            told = (found or {"cells": []})["cells"]
+            earlier = [Cell(**{k: v for k, v in cell.items() if k != "hash"}) for cell in told]
+            unique = {cell.hash: cell for cell in [*earlier, *cells]}
+            self.prepare()
+            self.write_suite("cells", "Single cells", "Asked from Python.", unique.values())
 
     def suite(self) -> dict[str, Any] | None:
         """What `write_suite` wrote, None if it did not; raises UserError if the file is corrupt."""

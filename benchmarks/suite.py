@@ -3,7 +3,7 @@
 name = "rooms"                  # default store: results/NAME
 title = "..."
 question = "..."
-data = "rooms"                  # these eight may be given again in a grid, there as lists
+data = "rooms"                  # these and the next ten may be given again in a grid, as lists
 size = 64
 train = 250
 validation = 50
@@ -11,6 +11,10 @@ test = 100
 labels = "exact"
 alignment = "none"
 seeds = [0]
+train_data = ""                 # these three only where training pictures differ from those of the test
+train_labels = ""
+test_size = 0
+twin = ["rooms"]                # suites that ask the same of the embedded world, if this one does not
 
 [[grid]]                        # the product of all its lists
 models = ["sd.rooms64-*"]       # names or patterns; left out for controls without a model
@@ -36,6 +40,7 @@ from generators.errors import UserError, unknown
 from probes.methods import fill_options, method
 
 from .cell import NO_INTRINSIC, NO_MODEL, Cell
+from .labels import world_of
 from .limits import check_cell
 
 SUITES = Path(__file__).parent / "suites"
@@ -48,6 +53,9 @@ VALUES: Mapping[str, Any] = {
     "labels": "exact",
     "alignment": "none",
     "seeds": [0],
+    "train_data": "",
+    "train_labels": "",
+    "test_size": 0,
 }
 _TEXTS = ("name", "title", "question")
 _GRID = ("models", "intrinsics", "methods", "options", "sweep", *VALUES)
@@ -62,12 +70,14 @@ class Suite:
         title: heading of its report.
         question: what it asks, in a sentence.
         cells: every cell once, in the order of the file.
+        twins: names of suites that ask the same of the embedded world.
     """
 
     name: str
     title: str
     question: str
     cells: tuple[Cell, ...]
+    twins: tuple[str, ...] = ()
 
 
 def make_cell(
@@ -84,6 +94,9 @@ def make_cell(
     labels: str = "exact",
     alignment: str = "none",
     seed: int = 0,
+    train_data: str = "",
+    train_labels: str = "",
+    test_size: int = 0,
     weights: str | None = None,
 ) -> Cell:
     """One cell with every default filled in and every value checked; raises UserError.
@@ -93,13 +106,22 @@ def make_cell(
         intrinsic: normal, depth, albedo, shading; "none" for the Frechet distance.
         method: a name of `intrinsic-bench ls methods`.
         options: of the method, over its defaults.
-        data, size, train, validation, test, labels, alignment, seed: see Cell.
+        data, size, train, validation, test, labels, alignment, seed, train_data, train_labels,
+            test_size: see Cell.
         weights: identity of the weights if it is known; None asks the registry, which may hash them.
     """
     from benchmarks import data as worlds
 
     if weights is None:
         weights = "" if model == NO_MODEL else registry.identity(model)
+    data = worlds.canonical_name(data)
+    train_data = worlds.canonical_name(train_data) if train_data else ""
+    # What says nothing new is left out: there is one cell for one question.
+    train_data = "" if train_data == data else train_data
+    train_labels = "" if train_labels == labels else train_labels
+    test_size = 0 if test_size == size else test_size
+    if method == "predictor":
+        options = _identified(options or {})
     cell = Cell(
         model=model,
         weights=weights,
@@ -107,7 +129,7 @@ def make_cell(
         method=method,
         options=fill_options(method, options or {}, registry.spec(model).asks if model != NO_MODEL else None),
         data=data,
-        world=worlds.describe(data).fingerprint,
+        world="",
         size=size,
         train=train,
         validation=validation,
@@ -115,9 +137,21 @@ def make_cell(
         labels=labels,
         alignment=alignment,
         seed=seed,
+        train_data=train_data,
+        train_labels=train_labels,
+        test_size=test_size,
     )
     check_cell(cell)
-    return cell
+    return cell.with_(world=world_of(data, labels, train_data, train_labels))
+
+
+def _identified(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the method "predictor" with the identity of its weights."""
+    from .methods import PREDICTOR
+    from .predictors.registry import identity
+
+    name = str(options.get("predictor", PREDICTOR))
+    return {**options, "predictor": name, "identity": identity(name)}
 
 
 def shipped() -> dict[str, Path]:
@@ -175,7 +209,7 @@ def _check_keys(table: Mapping[str, Any], known: Sequence[str], required: Sequen
 
 
 def _suite(table: Mapping[str, Any]) -> Suite:
-    _check_keys(table, (*_TEXTS, *VALUES, "grid"), (*_TEXTS, "grid"))
+    _check_keys(table, (*_TEXTS, *VALUES, "twin", "grid"), (*_TEXTS, "grid"))
     for key in _TEXTS:
         if not isinstance(table[key], str) or not table[key].strip():
             raise _wrong_type(key, table[key], "a text, not empty")
@@ -192,7 +226,8 @@ def _suite(table: Mapping[str, Any]) -> Suite:
         with _within(f"grid {number}"):
             for cell in _expand(block, shared, weights):
                 cells.setdefault(cell.hash, cell)
-    return Suite(table["name"], table["title"], table["question"], tuple(cells.values()))
+    twins = _values("twin", table["twin"]) if "twin" in table else []
+    return Suite(table["name"], table["title"], table["question"], tuple(cells.values()), tuple(twins))
 
 
 def _shared(key: str, value: Any) -> list[Any]:

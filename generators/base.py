@@ -137,12 +137,20 @@ class Denoiser(Generator, Protocol):
         """Embedding (1 l d) of a prompt made of token embeddings (n e), differentiable."""
         ...
 
-    def loss(self, code: Mapping[str, Tensor], text: Tensor, target: Tensor, draws: Draws) -> Tensor:
+    def loss(
+        self,
+        code: Mapping[str, Tensor],
+        text: Tensor,
+        target: Tensor,
+        draws: Draws,
+        valid: Tensor | None = None,
+    ) -> Tensor:
         """Denoising loss of targets (b c h w) in output space, a scalar.
 
         Args:
             text: embedding (1 l d), differentiable.
             draws: where timesteps, noise and dropped conditions are from.
+            valid: where the targets are valid (b 1 h w) bool, None for everywhere.
         """
         ...
 

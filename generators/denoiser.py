@@ -131,12 +131,20 @@ class MultiStep:
             "use the model of the same name with the prefix sd.",
         )
 
-    def loss(self, code: Mapping[str, Tensor], text: Tensor, target: Tensor, draws: Draws) -> Tensor:
+    def loss(
+        self,
+        code: Mapping[str, Tensor],
+        text: Tensor,
+        target: Tensor,
+        draws: Draws,
+        valid: Tensor | None = None,
+    ) -> Tensor:
         """Mean squared error of the predicted noise or velocity of maps' latents (b c h w).
 
         Args:
             text: (1 l d).
             draws: of timesteps, noise, and which conditions are dropped.
+            valid: where the latents are of valid pixels (b 1 h w) bool, None for everywhere.
         """
         import torch
         from torch.nn import functional
@@ -151,7 +159,11 @@ class MultiStep:
         no_text, no_picture = dropped(chance)
         asked = torch.where(no_text[:, None, None], self.prompt(""), text)
         picture = self._beside(code).masked_fill(no_picture[:, None, None, None], 0)
-        return functional.mse_loss(self._run(noisy, t, picture, asked), wanted)
+        found = self._run(noisy, t, picture, asked)
+        if valid is None:
+            return functional.mse_loss(found, wanted)
+        inside = valid.to(device).expand_as(found)
+        return torch.where(inside, (found - wanted).square(), 0).sum() / inside.sum().clamp_min(1)
 
     def _beside(self, code: Mapping[str, Tensor]) -> Tensor:
         """The latent as InstructPix2Pix's channels take it: unscaled."""

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import hub
 from .base import GeneratorSpec, PixelSpace, Sample
 from .errors import UserError
 from .hub import find_folder, hash_files, local_folder, reading
@@ -174,6 +175,11 @@ def identity(spec: GeneratorSpec) -> str:
 def frozen_identity(spec: GeneratorSpec) -> str:
     """Hash of what makes codes: normalization and patch. Targets are the maps themselves."""
     return f"pixels-{_digest(_protocol(spec))}"
+
+
+def on_machine(spec: GeneratorSpec) -> bool:
+    """Whether the weights are here: the user's own, or in the hub's cache."""
+    return hub.on_machine(spec, ["model.safetensors"])
 
 
 def hub_folder(spec: GeneratorSpec) -> Path:

@@ -61,6 +61,16 @@ def find_folder(spec: GeneratorSpec, patterns: Sequence[str], layout: str) -> Pa
     return Path(found)
 
 
+def on_machine(spec: GeneratorSpec, files: Sequence[str]) -> bool:
+    """Whether a model's folder, or these files of it in the hub's cache, are on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if spec.embedded or local_folder(spec) is not None:
+        return True
+    asked = (try_to_load_from_cache(str(spec.source), file, revision=spec.revision) for file in files)
+    return all(isinstance(found, str) for found in asked)
+
+
 def _below_zoo(spec: GeneratorSpec) -> str:
     return (spec.source or "").rpartition("zoo/weights/")[2]
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import hub
 from . import stable_diffusion as sd
 from .base import GeneratorSpec
 from .errors import not_installed
@@ -333,6 +334,15 @@ def hub_folder(spec: GeneratorSpec) -> Path:
 
 def _lender_folder(lender: GeneratorSpec) -> Path:
     return find_folder(lender, [f"{lender.options['unet']}/*model.safetensors"], "diffusers")
+
+
+def on_machine(spec: GeneratorSpec) -> bool:
+    """Whether every file of weights is here, the lender's of the first convolution included."""
+    lender = _lender(spec)
+    borrowed = lender is None or hub.on_machine(
+        lender, [f"{lender.options['unet']}/diffusion_pytorch_model.safetensors"]
+    )
+    return borrowed and sd.on_machine(spec)
 
 
 def load(spec: GeneratorSpec, device: str = "cpu") -> MultiStep:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import hub
 from .base import GeneratorSpec, Sample
 from .hub import WEIGHTS_VARIABLE as WEIGHTS_VARIABLE
 from .hub import find_folder, hash_files, local_folder, reading
@@ -195,6 +196,13 @@ def hub_folder(spec: GeneratorSpec) -> Path:
     patterns = [f"{part}/{end}" for part in _parts(spec) for end in ("*.json", "*.txt")]
     patterns += [f"{p}/*model.safetensors" for p in _parts(spec)[:3]]
     return find_folder(spec, patterns, "diffusers")
+
+
+def on_machine(spec: GeneratorSpec) -> bool:
+    """Whether every file of weights is here: the user's own, or in the hub's cache."""
+    unet, vae, text = _parts(spec)[:3]
+    weights = [f"{part}/diffusion_pytorch_model.safetensors" for part in (unet, vae)]
+    return hub.on_machine(spec, [*weights, f"{text}/model.safetensors"])
 
 
 def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:

@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from generators.base import Denoiser, Generator
 from generators.draws import Draws
 
-from .intrinsics import Intrinsic
+from .intrinsics import Intrinsic, squared_error
 from .precision import Feed, Losses, autocast, device_of, optimizer_for, prepared
 from .ranks import Ranks
 from .task import Examples, Task, stream
@@ -27,8 +26,8 @@ LOOK = 50  # steps on a CUDA device between two looks at the losses: each makes 
 
 # (code, name of the intrinsic) -> output space, as Generator.forward.
 Forward = Callable[[Mapping[str, Tensor], str], Tensor]
-# (code, target in output space, draws) -> scalar.
-Loss = Callable[[Mapping[str, Tensor], Tensor, Draws], Tensor]
+# (code, target in output space, draws), and where the target is valid if not everywhere -> scalar.
+Loss = Callable[..., Tensor]
 
 
 class Diverged(RuntimeError):
@@ -54,11 +53,17 @@ def batches(count: int, batch: int, steps: int, generator: torch.Generator) -> I
         order = order[batch:]
 
 
-def output_loss(generator: Generator, intrinsic: Intrinsic, output: Tensor, target: Tensor) -> Tensor:
-    """MSE in latent space, the intrinsic's own loss in pixel space (paper, section 3)."""
+def output_loss(
+    generator: Generator, intrinsic: Intrinsic, output: Tensor, target: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """MSE in latent space, the intrinsic's own loss in pixel space (paper, section 3).
+
+    Args:
+        valid: (b 1 h w) bool, where the target (b c h w) is valid; None for everywhere.
+    """
     if generator.spec.space == "latents":
-        return functional.mse_loss(output, target)
-    return intrinsic.pixel_loss(output, target)
+        return squared_error(output, target, valid)
+    return intrinsic.pixel_loss(output, target, valid)
 
 
 def loss_of(task: Task, forward: Forward, question: Callable[[], Tensor] | None = None) -> Loss:
@@ -71,11 +76,12 @@ def loss_of(task: Task, forward: Forward, question: Callable[[], Tensor] | None 
     if isinstance(generator, Denoiser):
         denoiser = generator
         asked = question or (lambda: denoiser.question(intrinsic.name))
-        return lambda code, target, draws: denoiser.loss(code, asked(), target, draws)
+        return lambda code, target, draws, *valid: denoiser.loss(code, asked(), target, draws, *valid)
 
-    def loss(code: Mapping[str, Tensor], target: Tensor, draws: Draws) -> Tensor:
+    def loss(code: Mapping[str, Tensor], target: Tensor, draws: Draws, valid: Tensor | None = None) -> Tensor:
         output = forward(code, intrinsic.name).float()  # no matter in which precision the network ran
-        return output_loss(generator, intrinsic, output, target.to(output.device))
+        valid = valid if valid is None else valid.to(output.device)
+        return output_loss(generator, intrinsic, output, target.to(output.device), valid)
 
     return loss
 
@@ -116,14 +122,14 @@ def descend(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> 
     options, steps, ranks = task.options, int(task.options["steps"]), Ranks.here()
     network = task.model.network
     device = device_of(network)
-    targets = _targets(task)
+    targets, valid = _targets(task)
     ranks.check(min(int(options["batch"]), len(targets)))
     ranks.same_start(parameters)
     random = stream(task.seed, "denoising")
     rows_of = batches(len(targets), int(options["batch"]), steps, stream(task.seed, "batches"))
     losses = Losses(1 if device.type == "cpu" else LOOK, partial(_refuse, options))
     optimizer = optimizer_for(parameters, float(options["rate"]))
-    feed = Feed(task.train.code, targets, device)
+    feed = Feed(task.train.code, targets, device, valid)
     with prepared(network, options):
         started = time.monotonic()
         for step, rows in enumerate(rows_of):
@@ -132,7 +138,7 @@ def descend(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> 
             share = ranks.share(len(rows))
             mine, draws = rows[share], Draws(random, len(rows), share)
             with autocast(network, options):
-                loss = loss_function(*feed(mine), draws)
+                loss = loss_function(*feed(mine), draws, *feed.valid(mine))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             losses.add(ranks.average(parameters, loss, len(mine) / len(rows)))
@@ -143,14 +149,15 @@ def descend(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> 
         return found, steps / max(1e-9, time.monotonic() - started)
 
 
-def _targets(task: Task) -> Tensor:
-    """The maps to learn, in output space; those of other pictures for the control."""
+def _targets(task: Task) -> tuple[Tensor, Tensor | None]:
+    """The maps to learn, in output space, and where they are valid; of other pictures for the control."""
     if task.train.output is None:
         raise TypeError("training needs targets in the generator's output space")
-    targets = task.train.output
+    targets, valid = task.train.output, task.train.valid
     if task.options.get("labels") == "shuffled":
-        targets = targets[shuffled(len(targets), stream(task.seed, "labels"))]
-    return targets
+        order = shuffled(len(targets), stream(task.seed, "labels"))
+        return targets[order], None if valid is None else valid[order]
+    return targets, valid
 
 
 def _refuse(options: Mapping[str, Any], step: int, loss: float) -> None:

@@ -151,19 +151,29 @@ def natural(intrinsic: Intrinsic, maps: Tensor) -> Tensor:
 
 def fit(task: Task) -> LinearProbe:
     """Solve all layers and strengths, keep the pair with the least validation error."""
-    generator = task.model
-    labels = stacked_targets(task.train)
-    kind = task.options["labels"]
-    if kind == "shuffled":
-        labels = labels[shuffled(len(labels), stream(task.seed, "labels"))]
+    generator, kind = task.model, task.options["labels"]
     key = f"moments/{kind}/{task.seed if kind == 'shuffled' else ''}"
-    moments = _split(task.remember(key, lambda: accumulate(generator, task.train, labels)))
+    moments = _split(task.remember(key, lambda: _moments(task)))
     task.progress(0.7)
     asked = task.options["layer"]
     if asked != "best" and asked not in moments:
         raise unknown(f"layer of {generator.spec.name}", asked, moments)
     chosen = {asked: moments[asked]} if asked != "best" else moments
     return _choose(task, chosen)
+
+
+def _moments(task: Task) -> dict[str, Tensor]:
+    """Moments of all layers over the training pictures, in one go or part by part."""
+    if task.parts is not None:
+        found: dict[str, Tensor] = {}
+        for part in task.parts():
+            for name, value in accumulate(task.model, part, stacked_targets(part)).items():
+                found[name] = found[name] + value if name in found else value
+        return found
+    labels = stacked_targets(task.train)
+    if task.options["labels"] == "shuffled":
+        labels = labels[shuffled(len(labels), stream(task.seed, "labels"))]
+    return accumulate(task.model, task.train, labels)
 
 
 def _choose(task: Task, moments: dict[str, Moments]) -> LinearProbe:

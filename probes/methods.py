@@ -10,6 +10,8 @@ from typing import Any
 
 from generators.errors import UserError, unknown
 
+RELATIVE = "unit"  # alignment of cells that ask for depth without unit: probes.intrinsics.relative_depth
+
 TRAINING: dict[str, Any] = {
     "steps": 200,  # optimizer steps
     "batch": 16,  # pictures per step
@@ -45,6 +47,7 @@ class Method:
         title: as tables call it.
         control: whether it is a control, shown apart from the probes.
         seeds: whether it asks only models that make pictures from seeds: they alone have latents.
+        trains: whether it looks at training pictures at all.
         forwards: whether it predicts by the generator's `forward`, and so takes the model's own options.
         asks: a model's own option without which it cannot be asked ("strength": it edits noised pictures).
         extras: options that a cell holds only where they differ from their default, so that cells made
@@ -57,6 +60,7 @@ class Method:
     title: str
     control: bool = False
     seeds: bool = False
+    trains: bool = True
     forwards: bool = False
     asks: str = ""
     extras: Mapping[str, Any] = field(default_factory=dict)

@@ -159,8 +159,16 @@ class Feed:
     is copied from pinned memory, and the host waits for no copy.
     """
 
-    def __init__(self, code: Mapping[str, Tensor], target: Tensor, device: torch.device) -> None:
+    def __init__(
+        self,
+        code: Mapping[str, Tensor],
+        target: Tensor,
+        device: torch.device,
+        valid: Tensor | None = None,
+    ) -> None:
         self.device, self.values = device, {**{f"code.{k}": v for k, v in code.items()}, "target": target}
+        if valid is not None:
+            self.values["valid"] = valid
         self.kept = device.type == "cuda" and self._fits()
         if self.kept:
             self.values = {name: value.to(device) for name, value in self.values.items()}
@@ -171,9 +179,15 @@ class Feed:
 
     def __call__(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Code and target of some rows, given on the CPU."""
-        take = self._take_kept if self.kept else self._take
-        found = {name: take(value, rows) for name, value in self.values.items()}
-        return {k.removeprefix("code."): v for k, v in found.items() if k != "target"}, found["target"]
+        code = {k: self._rows(k, rows) for k in self.values if k.startswith("code.")}
+        return {k.removeprefix("code."): v for k, v in code.items()}, self._rows("target", rows)
+
+    def valid(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """Where the targets of some rows are valid (b 1 h w); () where everywhere."""
+        return (self._rows("valid", rows),) if "valid" in self.values else ()
+
+    def _rows(self, name: str, rows: Tensor) -> Tensor:
+        return self._take_kept(self.values[name], rows) if self.kept else self._take(self.values[name], rows)
 
     def _take_kept(self, value: Tensor, rows: Tensor) -> Tensor:
         return value[rows.pin_memory().to(self.device, non_blocking=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +38,8 @@ class Examples:
         mask: (n 1 h w) bool, where the maps are valid.
         code: the generator's code of the pictures, empty for controls without a model.
         output: the asked map in the generator's output space (n c h' w'), None without a model.
+        valid: where the output is valid (n 1 h' w') bool, None where everywhere.
+        groups: one name for each picture; pictures of one group are no independent draws. () if all are.
     """
 
     pictures: Tensor
@@ -45,6 +47,8 @@ class Examples:
     mask: Tensor
     code: Mapping[str, Tensor] = field(default_factory=dict)
     output: Tensor | None = None
+    valid: Tensor | None = None
+    groups: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -59,6 +63,8 @@ class Task:
         options: every option of the method, and of a model that samples.
         method: its name.
         progress: called with the share done, 0 to 1.
+        parts: gives the training pictures with their maps, some at a time, where they are too many to be in
+            memory together: `train` has no pixel of theirs then. None where `train` has them all.
         remember: (key, compute) -> tensors computed once for the same generator and training data.
     """
 
@@ -71,6 +77,7 @@ class Task:
     progress: Callable[[float], None] = lambda share: None
     remember: Remember = lambda key, compute: compute()
     method: str = ""
+    parts: Callable[[], Iterator[Examples]] | None = None
 
     @property
     def model(self) -> Generator:

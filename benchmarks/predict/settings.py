@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from generators import registry
 from generators.errors import UserError, unknown
 from generators.hub import hash_files
+from probes.methods import RELATIVE
 
 from .layout import POLICIES
 from .writing import Shown
@@ -187,4 +188,6 @@ def depth_unit(facts: AdapterFacts) -> str:
     """What a depth of 1 is: the adapter's training data know."""
     if facts.cell is None:
         return "unknown: the adapter is imported; the decoder's white is written as full scale"
+    if facts.cell.get("alignment") == RELATIVE:
+        return "none: the adapter draws relative depth; full scale is the nearest point, 0 the farthest"
     return f"meters along the view axis, as in the data set {facts.cell.get('data')} it was trained on"

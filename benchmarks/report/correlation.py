@@ -229,7 +229,7 @@ def _draw(ax: Axes, panel: Panel) -> None:
     if max(p.x.value for p in panel.points) > 40 * max(min(p.x.value for p in panel.points), 1e-12):
         ax.set_xscale("log")
     ax.margins(x=0.18, y=0.16)
-    unit = panel.metric.unit_of(panel.question.intrinsic)
+    unit = panel.metric.unit_of(panel.question.intrinsic, panel.question.alignment)
     ax.set_title(panel.title)
     ax.set_xlabel(f"{X.title} {X.arrow}\n{_caption(panel.every)}", linespacing=1.5)
     ax.set_ylabel(f"{panel.question.title}: {axis_title(panel.metric.title)}{f' ({unit})' if unit else ''}")

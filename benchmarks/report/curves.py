@@ -216,7 +216,7 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> 
     else:
         _scale(ax, kind.scale, every)
     metric = question.metric
-    unit = metric.unit_of(question.intrinsic)
+    unit = question.unit
     ax.set_title(f"{question.title}, data {question.context.data}")
     dashed = (
         "\ndashed: the same probe of a randomly initialized model" if any(c.level for c in curves) else ""

@@ -286,7 +286,10 @@ def _expanded_lines(group: Group, facts: Facts | None) -> list[dict[str, Any]]:
         numbers = (
             {"mean": value.value, "low": value.low, "high": value.high, "pictures": value.n} if value else {}
         )
-        about = {"unit": metric.unit_of(cell.intrinsic), "primary": int(metric.primary)} if metric else {}
+        about = {}
+        if metric:
+            unit = metric.unit_of(cell.intrinsic, cell.alignment)
+            about = {"unit": unit, "primary": int(metric.primary)}
         lines.append(common | {"metric": name} | about | numbers)
     return lines
 
@@ -363,7 +366,7 @@ def _about(section: Section) -> dict[str, Any]:
     question, metric = section.question, section.metric
     told = {"data": question.context.data, "labels": question.context.labels, "metric": metric.name}
     about = {"intrinsic": question.intrinsic, "alignment": question.alignment}
-    return told | about | {"unit": metric.unit_of(question.intrinsic)}
+    return told | about | {"unit": metric.unit_of(question.intrinsic, question.alignment)}
 
 
 def _numbers(entry: Entry) -> dict[str, Any]:

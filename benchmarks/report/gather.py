@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from benchmarks.cell import NO_INTRINSIC, NO_MODEL, Cell, Record, canonical
-from benchmarks.data import DATA
+from benchmarks.data import own_pictures
 from benchmarks.metrics import METRICS, Metric, primary_metric
-from probes.methods import METHODS
+from probes.methods import METHODS, RELATIVE
 
 from .reading import Results
 
@@ -32,6 +32,7 @@ class Context(NamedTuple):
     world: str
     size: int
     labels: str
+    trained: str = ""
 
 
 class Question(NamedTuple):
@@ -44,8 +45,12 @@ class Question(NamedTuple):
     @property
     def metric(self) -> Metric:
         """What stands for it where one number must do: the skill where every model has its own pictures."""
-        own = self.context.data in DATA and DATA[self.context.data].own
-        return METRICS["skill"] if own else primary_metric(self.intrinsic)
+        return METRICS["skill"] if own_pictures(self.context.data) else primary_metric(self.intrinsic)
+
+    @property
+    def unit(self) -> str:
+        """Of its metric: relative depth has none."""
+        return self.metric.unit_of(self.intrinsic, self.alignment)
 
     @property
     def short(self) -> str:
@@ -55,6 +60,8 @@ class Question(NamedTuple):
     @property
     def title(self) -> str:
         """As headings call it."""
+        if self.alignment == RELATIVE:
+            return f"{self.intrinsic} (relative)"
         return self.intrinsic if self.alignment == "none" else f"{self.intrinsic} ({self.alignment} aligned)"
 
 
@@ -107,7 +114,8 @@ class Group:
 
 def context(cell: Cell) -> Context:
     """Data and labels of a cell."""
-    return Context(cell.data, cell.world, cell.size, cell.labels)
+    trained = " ".join(filter(None, (cell.train_data, cell.train_labels and f"labels {cell.train_labels}")))
+    return Context(cell.data, cell.world, cell.test_size or cell.size, cell.labels, trained)
 
 
 def setting(cell: Cell) -> dict[str, Any]:
@@ -120,7 +128,7 @@ def gather(results: Results) -> list[Group]:
     """Groups in the order of the plan."""
     together: dict[str, list[Cell]] = {}
     for cell in results.planned:
-        together.setdefault(canonical(asdict(cell) | {"seed": None}), []).append(cell)
+        together.setdefault(canonical(cell.facts() | {"seed": None}), []).append(cell)
     return [_group(sorted(cells, key=lambda c: c.seed), results) for cells in together.values()]
 
 

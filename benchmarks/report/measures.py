@@ -15,6 +15,8 @@ from .reading import RERUN
 def summary(group: Group, metric: str) -> Interval | None:
     """Mean over the seeds with a 95 % interval over seeds and test pictures; None without a score.
 
+    Pictures of one group (one scan, one scene) are resampled together.
+
     Records without one number per picture (the Frechet distance) are resampled over seeds alone.
     """
     if not group.done or any(metric not in r.scores for r in group.done):
@@ -29,12 +31,13 @@ def summary(group: Group, metric: str) -> Interval | None:
             ", ".join(f"records/{r.cell.hash}.json: {len(v)}" for r, v in zip(group.done, each, strict=True)),
             RERUN,
         )
-    return _interval(tuple(each))
+    groups = tuple(group.done[0].details.get("groups") or ())
+    return _interval(tuple(each), groups if len(groups) == len(each[0]) else ())
 
 
 @lru_cache(maxsize=4096)
-def _interval(values: tuple[tuple[float, ...], ...]) -> Interval:
-    return mean_over_seeds(values)
+def _interval(values: tuple[tuple[float, ...], ...], groups: tuple[str, ...]) -> Interval:
+    return mean_over_seeds(values, clusters=groups or None)
 
 
 def metrics_in(group: Group) -> list[str]:

@@ -76,7 +76,7 @@ class Section:
     @property
     def heading(self) -> str:
         """As "normal: Mean angular error (°)", with the sign of what is better."""
-        unit = self.metric.unit_of(self.question.intrinsic)
+        unit = self.metric.unit_of(self.question.intrinsic, self.question.alignment)
         return f"{self.question.title}: {self.metric.title}{f' ({unit})' if unit else ''} {self.metric.arrow}"
 
     def text(self, entry: Entry) -> str:

@@ -60,7 +60,7 @@ def _add(table: Table, section: Section, columns: Sequence[str], written: Writte
 
     metric = section.metric
     arrow = "↓" if metric.lower_is_better else "↑"
-    unit = metric.unit_of(section.question.intrinsic) or metric.title
+    unit = metric.unit_of(section.question.intrinsic, section.question.alignment) or metric.title
     several = Text(f"{section.question.title} ({unit}) {arrow}", style="bold cyan")
     table.add_section()
     table.add_row(several)

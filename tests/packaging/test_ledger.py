@@ -59,7 +59,7 @@ def test_every_published_model_is_in_the_ledger(family: str) -> None:
 
 def test_the_papers_numbers_parse() -> None:
     tables = sorted((MANIFEST.parents[1] / "results" / "published").glob("*.csv"))
-    assert len(tables) == 10
+    assert len(tables) >= 10
     for table in tables:
         rows = list(csv.reader(table.read_text(encoding="utf-8").splitlines()))
         assert len(rows) > 1 and {len(row) for row in rows} == {len(rows[0])}, table.name
