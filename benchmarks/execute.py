@@ -34,6 +34,7 @@ from .cell import NO_MODEL, Cell, Record
 from .data import describe
 from .metrics import primary_metric
 from .metrics.maps import score
+from .predictors.labeling import forget
 from .session import Session, in_parts
 from .store import Store, atomic, atomic_folder
 
@@ -180,6 +181,8 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
     task = make_task(cell, here, clock)
     with clock.phase("freeze", 0.04):
         test = here.examples(cell, "test", task.intrinsic)
+        if here.device != "cpu":
+            forget()  # the predictor has said what it sees: its memory is for the training
     probe: Probe | None = None
     try:
         with clock.phase("fit", 0.05):

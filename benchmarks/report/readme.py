@@ -34,10 +34,26 @@ def write_results_readme(results: Path) -> Path:
         UserError: a corrupt record or suite file, or records of different protocols in one store.
     """
     stores = [path for path in sorted(results.iterdir()) if any((path / "records").glob("*.json"))]
-    parts = [HEAD, *(_store(results, read_store(store)) for store in stores)]
+    parts = [HEAD, *_beside(results), *(_store(results, read_store(store)) for store in stores)]
     if not stores:
         parts.append("No suite has been run yet.\n")
     return write(results / "README.md", "\n".join([*parts, _protocols()]))
+
+
+BESIDE = {
+    "paper": "every table and figure of the paper, measured beside published, and its twin on rooms",
+    "paradigms": "the predictor of albedo and shading that was trained on paradigms, against exact truth",
+    "published": "the paper's numbers as data",
+    "speed": "timings, side by side with the naive protocol",
+}
+
+
+def _beside(results: Path) -> list[str]:
+    """Links to the folders that are no stores."""
+    there = [name for name in BESIDE if (results / name).is_dir()]
+    home = {name: name + "/README.md" * (results / name / "README.md").is_file() for name in there}
+    listed = "\n".join(f"- [{name}]({home[name]}): {BESIDE[name]}" for name in there)
+    return [f"Beside them:\n\n{listed}\n"] if there else []
 
 
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"  # what stands between them in a README is generated
