@@ -185,14 +185,6 @@ def _check_split(cell: Cell, split: str) -> None:
             f"it has: {', '.join(world.splits)}",
             "train on another data set: train_data = ..." if split != "test" else "use another data set",
         )
-    count = getattr(cell, split)
-    if count > world.counts.get(split, count):
-        raise UserError(
-            f"{split} = {count} of data set {name!r}",
-            f"it has {world.counts[split]} such pictures",
-            "",
-            f"{split} = {world.counts[split]} at most",
-        )
 
 
 def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from generators import registry
@@ -108,7 +108,7 @@ def needs_of(cell: Cell) -> tuple[Need, ...]:
     from benchmarks.predictors import registry as predictors
 
     found = [model_need(cell.model)] if cell.model != NO_MODEL else []
-    for split in ("train", "test") if method(cell.method).trains else ("test",):
+    for split in _splits(cell):
         name, labels, _ = cell.asked_of(split)
         said = predicted(name, labels)
         found += data.needs(name, (split,), () if said else (cell.intrinsic,))
@@ -129,10 +129,35 @@ def all_needs(cells: Iterable[Cell]) -> tuple[Need, ...]:
     return tuple(dict.fromkeys(need for needs in seen.values() for need in needs))
 
 
-def refuse_missing(cells: Iterable[Cell]) -> None:
-    """Raise UserError, before anything is computed, if something is not on this machine."""
+def shortages(cells: Iterable[Cell]) -> tuple[str, ...]:
+    """What data sets have too few pictures for, each once; of data that is here."""
+    from benchmarks import data
+
+    found: dict[str, None] = {}
+    asked = dict.fromkeys(
+        (*cell.asked_of(s)[:1], s, getattr(cell, s)) for cell in cells for s in _splits(cell)
+    )
+    for name, split, count in asked:
+        spec = data.describe(name)
+        there = spec.counts.get(split, count)
+        if spec.fingerprint != data.ABSENT and count > there:
+            found[f"{split} = {count} of data set {name!r}, which has {there} on this machine"] = None
+    return tuple(found)
+
+
+def _splits(cell: Cell) -> tuple[str, ...]:
+    return ("train", "validation", "test") if method(cell.method).trains else ("test",)
+
+
+def refuse_missing(cells: Sequence[Cell]) -> None:
+    """Raise UserError, before anything is computed, if something is not on this machine, or too little."""
     missing = [need for need in all_needs(cells) if not need.here]
     if not missing:
+        short = shortages(cells)
+        if short:
+            known = "nothing was computed"
+            todo = "ask for fewer pictures in a suite of your own, or bring more"
+            raise UserError("the cells of this run", "; ".join(short), known, todo)
         return
     told = (f"{need.kind} {need.name} ({size_text(need.bytes)}, {need.licence})" for need in missing)
     raise UserError(

@@ -18,7 +18,7 @@ from generators.errors import UserError
 from .cell import NO_MODEL, Cell, Record, canonical
 from .costs import duration as duration
 from .costs import gpu_text
-from .needs import Need, all_needs, size_text
+from .needs import Need, all_needs, shortages, size_text
 from .store import Store, seconds
 from .suite import Suite, load_suite
 
@@ -267,6 +267,7 @@ class Plan:
         seconds: expected until all that is not done is done, with this many workers.
         memory: expected of all workers together at the most, megabytes.
         needs: what the cells need that does not come with the package.
+        short: what data sets have too few pictures for.
     """
 
     name: str
@@ -276,6 +277,7 @@ class Plan:
     seconds: float
     memory: float
     needs: tuple[Need, ...] = ()
+    short: tuple[str, ...] = ()
 
     def count(self, status: str) -> int:
         """Number of cells of one status."""
@@ -299,6 +301,7 @@ class Plan:
                 *lines,
                 *map(str, self.needs),
                 *self._missing(),
+                *(f"too few pictures: {short}" for short in self.short),
                 f"{len(self.rows)} cells: {counts}; store {self.store}",
                 f"to do: about {duration(self.seconds)} with {self.workers} worker"
                 f"{'s' if self.workers > 1 else ''} of one CPU thread, {self.memory / 1000:.1f} GB of memory",
@@ -355,4 +358,5 @@ def plan(
     left = [row.cell for row in rows if row.status != "done"]
     needed = sorted((row.memory for row in rows if row.status != "done"), reverse=True)[:workers]
     time = makespan(left, learned.seconds, workers)
-    return Plan(loaded.name, place.folder, workers, tuple(rows), time, sum(needed), all_needs(cells))
+    found, short = all_needs(cells), shortages(cells)
+    return Plan(loaded.name, place.folder, workers, tuple(rows), time, sum(needed), found, short)

@@ -41,7 +41,7 @@ class Pictures:
     def tensors(self) -> dict[str, Tensor]:
         """As tensors, for the cache; pictures are 8 bit."""
         picture = ((self.pictures + 1) * 127.5).round().to(torch.uint8)
-        masks = {f"masks.{k}": v for k, v in self.masks.items()}
+        masks = {f"masks.{k}": v.clone() for k, v in self.masks.items()}  # often `mask` itself
         maps = {f"maps.{k}": v for k, v in self.maps.items()}
         return {"pictures": picture, "mask": self.mask, **maps, **masks}
 

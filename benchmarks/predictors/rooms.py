@@ -33,7 +33,9 @@ def _norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(8, width)
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))) of one width."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1, self.conv1 = _norm(width), nn.Conv2d(width, width, 3, padding=1)
@@ -52,17 +54,17 @@ class RoomsNetwork(nn.Module):
         super().__init__()
         a, b, c = WIDTHS
         self.stem = nn.Conv2d(12, a, 3, padding=1)
-        self.down1 = nn.ModuleList([_Block(a), _Block(a)])
+        self.down1 = nn.ModuleList([Block(a), Block(a)])
         self.to2 = nn.Conv2d(a, b, 2, stride=2)
-        self.down2 = nn.ModuleList([_Block(b), _Block(b)])
+        self.down2 = nn.ModuleList([Block(b), Block(b)])
         self.to3 = nn.Conv2d(b, c, 2, stride=2)
-        self.middle = nn.ModuleList([_Block(c) for _ in range(3)])
+        self.middle = nn.ModuleList([Block(c) for _ in range(3)])
         self.mix = nn.Linear(c, c)  # of the picture's mean: the color of the light is global
-        self.after = nn.ModuleList([_Block(c)])
+        self.after = nn.ModuleList([Block(c)])
         self.from3 = nn.Conv2d(c, b, 1)
-        self.up2 = nn.ModuleList([_Block(b)])
+        self.up2 = nn.ModuleList([Block(b)])
         self.from2 = nn.Conv2d(b, a, 1)
-        self.up1 = nn.ModuleList([_Block(a), _Block(a)])
+        self.up1 = nn.ModuleList([Block(a), Block(a)])
         self.head = nn.Conv2d(a, 40, 3, padding=1)
 
     def _down(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

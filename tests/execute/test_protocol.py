@@ -220,3 +220,20 @@ def test_intervals_are_by_group() -> None:
     assert alone.low is not None and alone.high is not None and 1.0 < alone.low < alone.high < 3.0
     uneven = mean_over_seeds(np.array([[1.0, 1.0, 4.0]]), clusters=["a", "a", "b"])
     assert uneven.value == 2.0 and (uneven.low, uneven.high) == (1.0, 4.0)
+
+
+def test_too_few_pictures_are_planned_and_refused(tmp_path: Path) -> None:
+    from benchmarks.plan import plan
+    from tests.data.own_folder import rooms_as_arrays, write
+
+    data = write(tmp_path / "mine", rooms_as_arrays())  # 6 to train, 4 to test
+    more = {"train": 60, "validation": 4, "test": 4, "train_data": "rooms", "data": data}
+    enough = make_cell("none", "normal", "constant", **more)
+    short = make_cell("none", "normal", "constant", **{**more, "test": 5})
+    assert not plan(Suite("s", "S", "?", (enough,)), tmp_path / "a").short
+    made = plan(Suite("s", "S", "?", (enough, short)), tmp_path / "a")
+    assert made.short == (f"test = 5 of data set {short.data!r}, which has 4 on this machine",)
+    assert f"too few pictures: {made.short[0]}" in str(made)
+    with pytest.raises(UserError, match="which has 4 on this machine"):
+        run_suite(Suite("s", "S", "?", (enough, short)), tmp_path / "a")
+    assert not (tmp_path / "a").exists()

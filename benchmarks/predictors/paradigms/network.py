@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks.predictors.rooms import Block
+
 from .paradigms import to_linear
 
 WIDTHS = (32, 64, 96, 128)  # at 1/2, 1/4, 1/8 and 1/16 of the picture's side
@@ -14,27 +16,12 @@ FLOOR = 1e-3  # linear light below it counts as it: darker than the darkest step
 _RANGE = 7.0  # -log(FLOOR), about: the spread of log light
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    return nn.GroupNorm(8, width)
-
-
-class _Block(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), the last convolution at first zero."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1, self.conv1 = _norm(width), nn.Conv2d(width, width, 3, padding=1)
-        self.norm2, self.conv2 = _norm(width), nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(functional.silu(self.norm1(x)))
-        out: Tensor = x + self.conv2(functional.silu(self.norm2(h)))
-        return out
-
-
 def _blocks(width: int, number: int) -> nn.Sequential:
-    return nn.Sequential(*[_Block(width) for _ in range(number)])
+    """Residual blocks that at first change nothing."""
+    blocks = [Block(width) for _ in range(number)]
+    for block in blocks:
+        nn.init.zeros_(block.conv2.weight)
+    return nn.Sequential(*blocks)
 
 
 def log_light(picture: Tensor) -> Tensor:
@@ -59,7 +46,8 @@ class ParadigmsNetwork(nn.Module):
         self.from2, self.up1 = nn.Conv2d(b, a, 1), _blocks(a, 2)
         self.out = nn.Conv2d(a, 24, 3, padding=1)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        if self.out.bias is not None:
+            nn.init.zeros_(self.out.bias)
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor]:
         """Log shading and the log residual of albedo, (b 3 h w) each; see `split`."""
