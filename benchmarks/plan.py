@@ -85,8 +85,12 @@ def held(cell: Cell) -> float:
     """Megabytes of pictures, maps and predictions a cell holds beyond those of a small cell on rooms."""
     from probes.methods import method
 
+    from .data import DATA
+
     asked, side = method(cell.method), cell.test_size or cell.size
-    train = cell.train if asked.trains and cell.model == NO_MODEL else 0  # a model's are kept as codes
+    # Of large data sets a model's training pictures are kept as codes: see session.in_parts.
+    together = cell.model == NO_MODEL or cell.asked_of("train")[0] in DATA
+    train = cell.train if asked.trains and together else 0
     pixels = (train + cell.validation * asked.trains) * cell.size**2 + cell.test * side**2
     return max(0.0, pixels - HELD) * PIXEL / 1e6
 

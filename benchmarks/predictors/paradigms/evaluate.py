@@ -165,6 +165,7 @@ def page(scores: Scores, pictures: int) -> str:
         "constant albedo, smooth and piecewise smooth shading, sparse gloss), after Forsyth and Rock, TPAMI",
         "2021. It has seen no rendered scene and no photograph.",
         f"Weights {identity()}: {how['steps']} steps of {how['batch']} pictures of 64 x 64 or fewer of more.",
+        *([f"{how['note']}."] if how.get("note") else []),
         "",
         f"{pictures} pictures each, {SIZE} x {SIZE}; mean \\[95 % bootstrap interval over pictures\\];",
         "RMS of linear RGB. A picture does not tell the scale of albedo and shading. By the paradigms'",

@@ -81,17 +81,12 @@ def train_paradigms(folder: Path, budget: Budget, device: str = "cpu") -> nn.Mod
     return train(_run(budget, device), folder, device)
 
 
-def save_weights(network: nn.Module, path: Path, budget: Budget) -> None:
+def save_weights(network: nn.Module, path: Path, budget: Budget, note: str = "") -> None:
     """Write the weights in half precision with how they were trained, whole or not at all."""
     from safetensors.torch import save_file
 
-    how = {
-        "steps": budget.steps,
-        "batch": budget.batch,
-        "rate": RATE,
-        "seed": SEED,
-        "torch": torch.__version__,
-    }
+    how = {"steps": budget.steps, "batch": budget.batch, "rate": RATE, "seed": SEED, "note": note}
+    how["torch"] = torch.__version__
     temporary = path.with_suffix(".tmp")
     weights = {name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}
     save_file(weights, str(temporary), {name: str(value) for name, value in how.items()})
@@ -118,10 +113,17 @@ def steps_in(minutes: float, budget: Budget, device: str, measured: int = 20) ->
 @click.option("--steps", type=click.IntRange(1), help="Steps instead of the device's budget.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="As many steps as fit into them.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures of 64 x 64 a step.")
+@click.option("--note", default="", help="Kept with the weights: what else is to be said of the run.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", default=1, show_default=True)
 def main(
-    out: Path, steps: int | None, minutes: float | None, batch: int | None, device: str, threads: int
+    out: Path,
+    steps: int | None,
+    minutes: float | None,
+    batch: int | None,
+    note: str,
+    device: str,
+    threads: int,
 ) -> None:
     """Train on paradigms and write the weights; run it again with the same --out to resume."""
     torch.set_num_threads(threads)
@@ -131,7 +133,7 @@ def main(
         steps = steps_in(minutes, budget, device)
     budget = replace(budget, steps=steps or budget.steps)
     click.echo(f"{budget.steps} steps of {budget.batch} pictures on {device}")
-    save_weights(train_paradigms(out.with_suffix(""), budget, device), out, budget)
+    save_weights(train_paradigms(out.with_suffix(""), budget, device), out, budget, note)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
