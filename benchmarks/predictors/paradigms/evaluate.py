@@ -168,7 +168,6 @@ def page(scores: Scores, pictures: int) -> str:
         "",
         f"Weights {identity()}: {how['steps']} steps of {how['batch']} pictures of 64 x 64 pixels,",
         "or of fewer larger ones.",
-        *([how["note"][:1].upper() + how["note"][1:] + "."] if how.get("note") else []),
         "",
         f"{pictures} pictures each, {SIZE} x {SIZE}; mean \\[95 % bootstrap interval over pictures\\];",
         "RMS of linear RGB. A picture does not tell the scale of albedo and shading. By the paradigms'",

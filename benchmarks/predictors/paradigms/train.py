@@ -16,7 +16,7 @@ from generators.zoo.loop import Budget, Run, train, warmup_then_linear_decay
 from .network import ParadigmsNetwork, split
 from .paradigms import Paradigms, paradigms
 
-CPU_BUDGET = Budget(steps=6000, batch=16)  # batch: pictures of 64 x 64 pixels; fewer of larger ones
+CPU_BUDGET = Budget(steps=5000, batch=16)  # batch: pictures of 64 x 64 pixels; fewer of larger ones
 GPU_BUDGET = Budget(steps=60_000, batch=128)
 RATE, SEED = 1e-3, 31
 EMA = 4000.0  # half life of the averaged weights, in pictures
@@ -81,15 +81,15 @@ def train_paradigms(folder: Path, budget: Budget, device: str = "cpu") -> nn.Mod
     return train(_run(budget, device), folder, device)
 
 
-def save_weights(network: nn.Module, path: Path, budget: Budget, note: str = "") -> None:
+def save_weights(network: nn.Module, path: Path, budget: Budget) -> None:
     """Write the weights in half precision with how they were trained, whole or not at all."""
     from safetensors.torch import save_file
 
-    how = {"steps": budget.steps, "batch": budget.batch, "rate": RATE, "seed": SEED, "note": note}
-    how["torch"] = torch.__version__
+    how = {"steps": budget.steps, "batch": budget.batch, "rate": RATE, "seed": SEED}
+    told = {name: str(value) for name, value in how.items()} | {"torch": torch.__version__}
     temporary = path.with_suffix(".tmp")
     weights = {name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}
-    save_file(weights, str(temporary), {name: str(value) for name, value in how.items()})
+    save_file(weights, str(temporary), told)
     os.replace(temporary, path)
 
 
@@ -113,7 +113,6 @@ def steps_in(minutes: float, budget: Budget, device: str, measured: int = 20) ->
 @click.option("--steps", type=click.IntRange(1), help="Steps instead of the device's budget.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), help="As many steps as fit into them.")
 @click.option("--batch", type=click.IntRange(1), help="Pictures of 64 x 64 a step.")
-@click.option("--note", default="", help="Kept with the weights: what else is to be said of the run.")
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--threads", default=1, show_default=True)
 def main(
@@ -121,7 +120,6 @@ def main(
     steps: int | None,
     minutes: float | None,
     batch: int | None,
-    note: str,
     device: str,
     threads: int,
 ) -> None:
@@ -133,7 +131,7 @@ def main(
         steps = steps_in(minutes, budget, device)
     budget = replace(budget, steps=steps or budget.steps)
     click.echo(f"{budget.steps} steps of {budget.batch} pictures on {device}")
-    save_weights(train_paradigms(out.with_suffix(""), budget, device), out, budget, note)
+    save_weights(train_paradigms(out.with_suffix(""), budget, device), out, budget)
     click.echo(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
