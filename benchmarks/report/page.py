@@ -11,6 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from .compared import ABOUT, Comparison, comparison_rows
+from .compared import HEAD as PAIRED
 from .correlation import HEAD, Panel, correlation_rows
 from .formats import ALONE_TITLE, FRECHET, QUALITY_TITLE, Overview, data_words, overviews
 from .gather import MARKS
@@ -43,7 +45,13 @@ class Figures:
         return [*drawn, *self.grids, *self.samples.values()]
 
 
-def page(results: Results, found: Sequence[Section], panels: Sequence[Panel], figures: Figures) -> str:
+def page(
+    results: Results,
+    found: Sequence[Section],
+    panels: Sequence[Panel],
+    pairs: Sequence[Comparison],
+    figures: Figures,
+) -> str:
     """The page as HTML text."""
     curves = "".join(_figure(_vector(paths), title) for title, paths in figures.curves.items())
     parts = [
@@ -52,6 +60,7 @@ def page(results: Results, found: Sequence[Section], panels: Sequence[Panel], fi
         _block("All at once", "overview", _overview(found)),
         _block("With intervals", "table", "".join(_section(s) for s in found)),
         _block("Does better drawing go with more knowledge?", "correlation", _correlation(panels, figures)),
+        _block("Which differences are more than chance?", "comparison", _comparison(pairs)),
         _block("What the models draw", "samples", _samples(figures)),
         _block("Maps", "maps", _grids(figures)),
         _block("Curves", "curves", curves),
@@ -185,6 +194,19 @@ def _correlation(panels: Sequence[Panel], figures: Figures) -> str:
     how = "; ".join(dict.fromkeys(f"{p.domain}: {p.quality}" for p in panels))
     note = f"<p class=note>{HOW_TO_COMPARE} How the Frechet distance was measured: {escape(how)}.</p>"
     return note + text + _scrolling(table)
+
+
+def _comparison(pairs: Sequence[Comparison]) -> str:
+    if not pairs:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in PAIRED)
+    parts = [f"<p class=note>{escape(ABOUT)}</p>"]
+    for question, rows in comparison_rows(pairs):
+        cells = "".join("<tr>" + "".join(f"<td>{escape(t)}</td>" for t in row) + "</tr>" for row in rows)
+        table = f'<table class="words numbers"><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>'
+        title = f"{question.title}: {question.metric.title}, {len(rows)} pairs"
+        parts.append(f"<details><summary>{escape(title)}</summary>{_scrolling(table)}</details>")
+    return "".join(parts)
 
 
 def _figure(path: Path, title: str) -> str:

@@ -84,7 +84,7 @@ def fill_front_page(store: Path, readme: Path) -> Path:
     return write(readme, f"{before}{OPEN}\n" + "\n\n".join(parts) + f"\n{CLOSE}{after}")
 
 
-FILES = ("table.md", "table.csv", "expanded.csv", "index.html")
+FILES = ("table.md", "table.csv", "expanded.csv", "comparison.md", "index.html")
 
 
 def _store(root: Path, results: Results) -> str:

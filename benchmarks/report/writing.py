@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from .compared import COLUMNS, comparison_lines, comparison_markdown, find_comparisons
 from .correlation import CORRELATION, correlation_lines, correlation_markdown, find_panels, write_scatter
 from .curves import find_curves, write_curves
 from .drawn import sheets, write_sheets
@@ -34,8 +35,8 @@ def write_report(store: Path, out: Path) -> list[Path]:
         out: folder to write into; made if missing, files of the same names are replaced.
 
     Returns:
-        The files written: table.md, .csv, .tex, expanded.csv, correlation.md, .csv, then the figures
-        there is data for (scatter-*, qualitative*, curve-*, samples-*), and index.html last.
+        The files written: table.md, .csv, .tex, expanded.csv, correlation.md, .csv, comparison.md, .csv, then
+        the figures there is data for (scatter-*, qualitative*, curve-*, samples-*), and index.html last.
 
     Raises:
         UserError: no store, a corrupt record, suite, maps or samples file, or records of different protocols.
@@ -43,6 +44,7 @@ def write_report(store: Path, out: Path) -> list[Path]:
     results = read_store(store)
     groups, facts = gather(results), model_facts(results)
     found, panels = sections(groups, facts), find_panels(groups, facts)
+    pairs = find_comparisons(groups, facts)
     maps, drawn = grids(store, groups, facts), sheets(store, groups, facts)
     out.mkdir(parents=True, exist_ok=True)
     title = markdown_text(results.title)
@@ -54,6 +56,8 @@ def write_report(store: Path, out: Path) -> list[Path]:
         write(out / "expanded.csv", csv_text(expanded(groups, facts), EXPANDED)),
         write(out / "correlation.md", f"# {title}: correlation\n\n{correlation_markdown(panels)}\n"),
         write(out / "correlation.csv", csv_text(correlation_lines(panels), CORRELATION)),
+        write(out / "comparison.md", f"# {title}: comparison\n\n{comparison_markdown(pairs)}\n"),
+        write(out / "comparison.csv", csv_text(comparison_lines(pairs), COLUMNS)),
     ]
     figures = Figures(
         write_scatter(out, panels),
@@ -61,7 +65,7 @@ def write_report(store: Path, out: Path) -> list[Path]:
         write_grids(out, maps, groups, facts),
         write_sheets(out, drawn),
     )
-    html = page(results, found, panels, figures)
+    html = page(results, found, panels, pairs, figures)
     _remove_stale(out, figures)
     return [*files, *figures.paths, write(out / "index.html", html)]
 

@@ -74,6 +74,7 @@ def test_all_files_are_written_and_returned(store: Path, tmp_path: Path) -> None
     assert sorted(files) == sorted((tmp_path / "out").iterdir())
     names = {path.name for path in files}
     tables = {"table.md", "table.csv", "table.tex", "expanded.csv", "correlation.md", "correlation.csv"}
+    tables |= {"comparison.md", "comparison.csv"}
     assert names == tables | {"qualitative.png", "qualitative-normal.png", "index.html"}
 
 
