@@ -190,13 +190,17 @@ def _list() -> None:
     from generators.checkpoints.transfer import megabytes
     from generators.sources import SOURCES
 
+    from .needs import model_need
+
     rows = [("name", "size", "licence", "--accept-licence", "state")]
     for name, source in SOURCES.items():
         needed = "needed" if source.non_commercial else "-"
         rows.append((name, megabytes(source.bytes), source.licence, needed, _state(name, source)))
     for spec in registry.specs():
         if not spec.embedded and spec.name not in SOURCES:
-            rows.append((spec.name, "?", spec.licence, "-", _state_of_other(spec)))
+            need = model_need(spec.name)
+            size = megabytes(need.bytes if need else None)
+            rows.append((spec.name, size, spec.licence, "-", _state_of_other(spec)))
     from benchmarks.data.diode.archives import rows as archives
     from benchmarks.predictors.fetching import rows as predictors
 
@@ -227,20 +231,17 @@ def _state(name: str, source: Source) -> str:
 
 
 def _state_of_other(spec: GeneratorSpec) -> str:
-    """Of a model of Stable Diffusion, or of a plugin."""
-    from generators import multi_step, registry, stable_diffusion
+    """Of a model that is a hub's folder, or of a plugin."""
+    from generators import registry
     from generators.checkpoints.download import own_path
     from generators.sources import source_of
 
-    if registry.family_module(spec.name) not in (stable_diffusion, multi_step):
+    module = registry.family_module(spec.name)
+    if not hasattr(module, "on_machine"):
         try:
             return _state(spec.name, source_of(spec))
         except UserError:
             return "its plugin knows"
     if own_path(spec.name) is not None:
         return f"your own: {own_path(spec.name)}"
-    from huggingface_hub import try_to_load_from_cache
-
-    file = f"{spec.options['unet']}/diffusion_pytorch_model.safetensors"
-    cached = try_to_load_from_cache(str(spec.source), file, revision=spec.revision)
-    return "fetched, in the hub's cache" if isinstance(cached, str) else "not here"
+    return "fetched, in the hub's cache" if module.on_machine(spec) else "not here"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cell import NO_INTRINSIC, canonical
 from benchmarks.metrics import Metric, primary_metric
+from benchmarks.metrics.evidence import given, needed, without_each
 from benchmarks.metrics.statistics import Correlation, Interval, correlation
 from probes.methods import METHODS
 
@@ -30,11 +31,46 @@ X = primary_metric(NO_INTRINSIC)
 
 @dataclass(frozen=True)
 class Point:
-    """A model: its Frechet distance and its error, each a mean over seeds."""
+    """A model: its Frechet distance and its error, each a mean over seeds, and its parameters."""
 
     facts: Facts
     x: Interval
     y: Interval
+    parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What Spearman's coefficient of some models rests on.
+
+    Attributes:
+        weakest: the family without which it is least, and the coefficient then; None with one family.
+        given: the coefficient given the models' numbers of parameters; None where that is not defined.
+        needed: models at which a coefficient of this size would be significant.
+    """
+
+    weakest: tuple[str, float] | None = None
+    given: float | None = None
+    needed: int | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """As tables write them."""
+        without = f"{self.weakest[1]:+.2f} ({self.weakest[0]})" if self.weakest else "-"
+        given_text = "-" if self.given is None else f"{self.given:+.2f}"
+        return [without, given_text, "-" if self.needed is None else str(self.needed)]
+
+
+def _checks(points: Sequence[Point], found: Correlation | None) -> Checks:
+    if found is None or found.spearman is None:
+        return Checks()
+    x, y = [p.x.value for p in points], [p.y.value for p in points]
+    left = without_each(x, y, [p.facts.family for p in points])
+    value = found.spearman.value
+    weakest = min(left.items(), key=lambda item: item[1] * (1 if value >= 0 else -1), default=None)
+    sizes = [p.parameters for p in points if p.parameters]
+    partial = given(x, y, sizes) if len(sizes) == len(points) else None
+    return Checks(weakest, partial, needed(value))
 
 
 @dataclass(frozen=True)
@@ -45,6 +81,7 @@ class Panel:
         quality: how the Frechet distance was measured, in words.
         every: correlation over all models.
         trained: the same without those that were never trained; None where there are none of them.
+        checks: what each of the two rests on.
     """
 
     question: Question
@@ -54,6 +91,7 @@ class Panel:
     points: tuple[Point, ...]
     every: Correlation
     trained: Correlation | None
+    checks: tuple[Checks, Checks] = (Checks(), Checks())
 
     @property
     def metric(self) -> Metric:
@@ -81,7 +119,8 @@ def find_panels(groups: Sequence[Group], facts: Mapping[str, Facts]) -> list[Pan
             x = summary(quality, X.name)
             if x is not None:
                 key = (group.question, cell.method, group.setting, told.domain, _quality_key(quality))
-                together.setdefault(key, []).append(Point(told, x, value))
+                size = group.done[0].parameters.get("total")
+                together.setdefault(key, []).append(Point(told, x, value, size))
     order, asked = list(METHODS), list(dict.fromkeys(key[0] for key in together))
     keys = sorted(together, key=lambda k: (asked.index(k[0]), order.index(k[1]), k[3], k[4], k[2]))
     return [_panel(key, together[key]) for key in keys]
@@ -102,7 +141,9 @@ def _panel(key: tuple[Any, ...], points: list[Point]) -> Panel:
     words = ", ".join(f"{k} {v}" for k, v in sorted((options["options"] | options["details"]).items()))
     trained = [p for p in points if p.facts.trained != 0]
     fewer = _correlation(trained) if len(trained) < len(points) else None
-    return Panel(question, method, domain, words, tuple(points), _correlation(points), fewer)
+    every = _correlation(points)
+    checks = (_checks(points, every), _checks(trained, fewer))
+    return Panel(question, method, domain, words, tuple(points), every, fewer, checks)
 
 
 def _correlation(points: Sequence[Point]) -> Correlation:
@@ -128,6 +169,10 @@ CORRELATION = [
     "permutation",
     "resamples",
     "reason",
+    "without",
+    "without_value",
+    "given_parameters",
+    "n_needed",
 ]
 
 
@@ -135,10 +180,21 @@ def correlation_lines(found: Sequence[Panel]) -> list[dict[str, Any]]:
     """One line per panel, set of models and coefficient; where none is defined, one with the reason."""
     lines = []
     for panel in found:
-        for models, value in (("all", panel.every), ("trained", panel.trained)):
-            if value is not None:
-                lines += [_about(panel, models, value) | numbers for numbers in _coefficients(value)]
+        for models, value, checks in _sets(panel):
+            about = _about(panel, models, value)
+            more = (
+                {"without": checks.weakest[0], "without_value": checks.weakest[1]} if checks.weakest else {}
+            )
+            more |= {"given_parameters": checks.given, "n_needed": checks.needed}
+            for numbers in _coefficients(value):
+                lines.append(about | numbers | (more if numbers["coefficient"] == "spearman" else {}))
     return lines
+
+
+def _sets(panel: Panel) -> list[tuple[str, Correlation, Checks]]:
+    """All models, and those that were trained where that is another set."""
+    named = (("all", panel.every, panel.checks[0]), ("trained", panel.trained, panel.checks[1]))
+    return [(models, value, checks) for models, value, checks in named if value is not None]
 
 
 def _about(panel: Panel, models: str, value: Correlation) -> dict[str, Any]:
@@ -168,27 +224,30 @@ def _coefficients(value: Correlation) -> list[dict[str, Any]]:
 
 
 HEAD = ["intrinsic", "method", "domain", "models", "n", "Spearman", "Pearson", "Kendall", "permutation"]
+HEAD += ["without one family", "given parameters", "n needed"]
 
 
 def correlation_markdown(found: Sequence[Panel]) -> str:
     """All panels as one Markdown table."""
     rows = [[markdown_text(t) for t in line] for panel in found for line in correlation_rows(panel)]
-    note = "Coefficient [95 % bootstrap interval over models], two-sided permutation p."
+    note = (
+        "Coefficient [95 % bootstrap interval over models], two-sided permutation p. Of Spearman's: the "
+        "least where one family is left out, the partial one given the number of parameters, and the number "
+        "of models at which one of this size would have p = 0.05."
+    )
     return f"{markdown_grid(HEAD, rows)}\n\n{note}" if rows else "No model has both numbers."
 
 
 def correlation_rows(panel: Panel) -> list[list[str]]:
-    """Lines of a panel: intrinsic, method, domain, models, n, three coefficients, kind of p; unescaped."""
+    """Lines of a panel under HEAD, unescaped."""
     lines = []
-    for models, value in (("all", panel.every), ("trained", panel.trained)):
-        if value is None:
-            continue
+    for models, value, checks in _sets(panel):
         each = [value.spearman, value.pearson, value.kendall]
         texts = [
             f"{c.value:+.2f} [{c.low:+.2f}, {c.high:+.2f}], p {c.p:.2g}" if c else "not defined" for c in each
         ]
         front = [panel.question.title, METHODS[panel.method].title, panel.domain, models, str(value.n)]
-        lines.append([*front, *texts, value.permutation or value.reason])
+        lines.append([*front, *texts, value.permutation or value.reason, *checks.texts])
     return lines
 
 

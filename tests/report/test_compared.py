@@ -57,3 +57,20 @@ def test_the_report_holds_every_pair(store: Path, tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert 'id="comparison"' in page and f"{found[0].questions} pairs" in page
     assert found[0].verdict in (tmp_path / "comparison.md").read_text(encoding="utf-8").replace("\\", "")
+
+
+def test_a_correlation_says_what_it_rests_on(store: Path, tmp_path: Path) -> None:
+    from benchmarks.metrics.evidence import needed
+
+    write_report(store, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "correlation.csv").read_text(encoding="utf-8").splitlines()))
+    told = [row for row in rows if row["coefficient"] == "spearman" and row["value"]]
+    assert told
+    for row in told:
+        wanted = needed(float(row["value"]))
+        assert row["n_needed"] == ("" if wanted is None else str(wanted))
+        assert bool(row["without"]) == bool(row["without_value"])
+    others = [row for row in rows if row["coefficient"] in ("pearson", "kendall")]
+    assert others and all(row["n_needed"] == row["without"] == "" for row in others)
+    text = (tmp_path / "correlation.md").read_text(encoding="utf-8")
+    assert "given parameters" in text and "n needed" in text
