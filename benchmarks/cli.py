@@ -208,6 +208,7 @@ def plan(suite: str, workers: int, store: Path | None, only: str | None, as_json
     help="Which records to compute again: none, failed ones, all.",
 )
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N.")
+@click.option("--share", is_flag=True, help="Take over cells that stores beside this one have, as they are.")
 @click.option("--report/--no-report", "reported", default=True, help="Whether to print and write the report.")
 @click.option("--execute", hidden=True, help="MODULE:FUNCTION that computes a cell, for tests of the runner.")
 def run(suite: str, store: Path | None, only: str | None, reported: bool, **options: Any) -> None:
@@ -225,7 +226,7 @@ def run(suite: str, store: Path | None, only: str | None, reported: bool, **opti
     given = {name: value for name, value in options.items() if value is not None}
     try:
         shown = display(given["workers"])
-        outcome = run_suite(loaded, place, only=only, share=store is None, show=shown, **given)
+        outcome = run_suite(loaded, place, only=only, show=shown, **given)
     except Stopped as stopped:
         click.echo(
             f"stopped ({stopped}); nothing is lost. To continue, run the same command again.", err=True

@@ -408,7 +408,7 @@ def run_suite(
     """Compute a suite; `options` are those of `compute`. Refuses a store that holds another suite.
 
     Args:
-        share: whether cells that a store beside this one has are copied: tables of the paper share some.
+        share: whether cells that a store beside this one has are copied, as they were measured there.
     """
     _check(**options)
     chosen = select(suite.cells, only)
@@ -468,8 +468,7 @@ def run(
 
     Args:
         what: a Cell (see make_cell), several, a Suite, a shipped suite's name or a TOML file's path.
-        store: folder of the records; None for results/NAME of the suite, results/cells for cells. What
-            another suite below results/ has of the same cells is taken over then.
+        store: folder of the records; None for results/NAME of the suite, results/cells for cells.
         workers: processes of one thread each; the numbers do not depend on it.
         overwrite: "failed" keeps what is done and retries failures; "never" keeps failures too;
             "always" computes everything again.
@@ -490,7 +489,7 @@ def run(
     options["show"] = display(workers) if progress else Silent()
     if isinstance(what, str | Path | Suite):
         suite = what if isinstance(what, Suite) else load_suite(what)
-        return run_suite(suite, store, only=only, share=store is None, **options).records
+        return run_suite(suite, store, only=only, **options).records
     cells = select([what] if isinstance(what, Cell) else what, only)
     place = Store(store or RESULTS / "cells")
     _check(**options)
