@@ -44,15 +44,6 @@ def from_omnidata(values: Tensor) -> Tensor:
     return flip(values * 2 - 1, (1, -1, -1))
 
 
-def from_dsine(normals: Tensor) -> Tensor:
-    """DSINE's output (b 3 h w) in [-1, 1]: right, down, front, of the normal that points into the surface.
-
-    Its authors (issues 8 and 12 of baegwangbin/DSINE): a wall face to face is (0, 0, 1). Turned out of the
-    surface and into our axes only x changes its sign.
-    """
-    return flip(normals, (-1, 1, 1))
-
-
 def from_marigold(normals: Tensor) -> Tensor:
     """Marigold's output (b 3 h w) in [-1, 1]: ours already.
 

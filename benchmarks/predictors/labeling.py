@@ -1,4 +1,4 @@
-"""Pictures labeled by a predictor: in memory, of a data set through the cache, and as a method of cells."""
+"""Pictures labeled by a predictor: in memory, and as a method of cells."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ from .registry import describe_predictor, identity
 from .registry import load as load_predictor
 
 if TYPE_CHECKING:
-    from benchmarks.cache import Cache
+    pass
 
 BATCH = 4  # pictures a predictor sees at once
-SHARD = 50  # pictures of one file of the cache
 Progress = Callable[[float], None]
 
 
@@ -116,56 +115,6 @@ def label_pictures(
             parts.append(_checked(predictor, predict(shown), intrinsics, shown))
         progress(min(1.0, (start + batch) / len(pictures)))
     return {name: torch.cat([part[name] for part in parts]) for name in intrinsics}
-
-
-def label_data(
-    predictor: str,
-    data: str,
-    split: str,
-    rows: Sequence[int],
-    size: int,
-    device: str = "cpu",
-    cache: Cache | None = None,
-    progress: Progress = _ignore,
-) -> dict[str, Tensor]:
-    """Every map a predictor gives of pictures of a data set: intrinsic -> (n c size size).
-
-    In shards of SHARD pictures, each kept in the cache under all that decides it: what was stopped
-    continues. Raises UserError as `label_pictures` and `load_pictures` do, and for data sets whose
-    pictures are a model's own.
-    """
-    from benchmarks.cache import Cache
-    from benchmarks.data import describe
-    from benchmarks.data.load import load_pictures
-
-    spec, world = describe_predictor(predictor), describe(data)
-    if world.own:
-        raise UserError(
-            f"label the data set {data!r}",
-            "its pictures are those of the model that is asked, and no model is named",
-            "cells of a suite may ask for it",
-            f"in a suite: data = {data!r}, labels = {predictor!r}",
-        )
-    key = {
-        "kind": "labels",
-        "predictor": predictor,
-        "identity": identity(predictor),
-        "data": data,
-        "world": world.fingerprint,
-        "split": split,
-        "size": size,
-    }
-    found: list[dict[str, Tensor]] = []
-    for start in range(0, len(rows), SHARD):
-        shard = list(rows[start : start + SHARD])
-
-        def compute(shard: list[int] = shard) -> dict[str, Tensor]:
-            pictures = load_pictures(data, split, shard, size, ()).pictures
-            return label_pictures(predictor, pictures, spec.intrinsics, device)
-
-        found.append((cache or Cache(None)).get(key | {"rows": shard}, compute))
-        progress(min(1.0, (start + SHARD) / len(rows)))
-    return {name: torch.cat([part[name] for part in found]) for name in spec.intrinsics}
 
 
 def near_is_one(depth: Tensor) -> Tensor:

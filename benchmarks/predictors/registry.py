@@ -250,11 +250,6 @@ def describe_predictor(name: str) -> PredictorSpec:
     raise unknown("predictor", name, PREDICTORS, "see: intrinsic-bench ls predictors")
 
 
-def predictors_of(intrinsic: str) -> tuple[str, ...]:
-    """Names of the predictors that give an intrinsic."""
-    return tuple(name for name, spec in PREDICTORS.items() if intrinsic in spec.intrinsics)
-
-
 # What is on this machine.
 
 

@@ -167,6 +167,7 @@ class SupervisedProbe:
     """The shipped network's maps: what a model trained for the purpose reaches, the probes' ceiling."""
 
     steps_per_second = None
+    meters = True  # its depth, whatever the alignment asks for
 
     def __init__(self, intrinsic: Intrinsic) -> None:
         self.intrinsic, self.network = intrinsic, load_rooms_network()

@@ -9,7 +9,6 @@ from benchmarks.data.axes import (
     compare,
     flip,
     from_diode,
-    from_dsine,
     from_marigold,
     from_omnidata,
     normals_from_depth,
@@ -31,7 +30,6 @@ def one(*values: float) -> Tensor:
         (from_diode, (0, 0, 1), (0, 1, 0), (1, 0, 0)),
         (from_marigold, (0, 0, 1), (0, 1, 0), (1, 0, 0)),
         (from_omnidata, (0.5, 0.5, 0), (0.5, 0, 0.5), (1, 0.5, 0.5)),  # in [0, 1]; OpenCV's axes
-        (from_dsine, (0, 0, 1), (0, 1, 0), (-1, 0, 0)),  # LUB
     ],
 )
 def test_each_source_says_wall_floor_and_right(convert, wall, floor, right) -> None:  # type: ignore[no-untyped-def]

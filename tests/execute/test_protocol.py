@@ -237,3 +237,11 @@ def test_too_few_pictures_are_planned_and_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="which has 4 on this machine"):
         run_suite(Suite("s", "S", "?", (enough, short)), tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_the_supervised_network_answers_in_relative_depth_where_that_is_asked_for(tmp_path: Path) -> None:
+    """It is the predictor `rooms-network`: the same maps, and the same score, by either name."""
+    more = {"alignment": "unit", **SMALL}
+    supervised = make_cell("none", "depth", "supervised", **more)
+    predictor = make_cell("none", "depth", "predictor", {"predictor": "rooms-network"}, **more)
+    assert done(supervised, tmp_path).scores == pytest.approx(done(predictor, tmp_path).scores)

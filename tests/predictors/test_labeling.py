@@ -12,13 +12,12 @@ from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.cache import Cache
 from benchmarks.data import samples
 from benchmarks.data.load import load_pictures
 from benchmarks.label import SIDECAR, label, label_into
 from benchmarks.metrics.maps import score
 from benchmarks.predictors import labeling, registry
-from benchmarks.predictors.labeling import fit, label_data, label_pictures
+from benchmarks.predictors.labeling import fit, label_pictures
 from generators.errors import UserError
 from probes.intrinsics import INTRINSICS, RELATIVE_DEPTH
 from probes.task import Examples, Task
@@ -98,46 +97,6 @@ def test_a_predictor_that_breaks_the_contract_is_named(
 
 class Stopped(Exception):
     """As if the machine went down."""
-
-
-def test_a_data_set_is_labeled_once_and_continued(
-    rooms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(labeling, "SHARD", 5)
-    asked: list[int] = []
-    original = labeling.label_pictures
-
-    def counted(name: str, pictures: Tensor, *more: Any) -> dict[str, Tensor]:
-        asked.append(len(pictures))
-        if len(asked) == 2:
-            raise Stopped
-        return original(name, pictures, *more)
-
-    monkeypatch.setattr(labeling, "label_pictures", counted)
-    cache = Cache(tmp_path)
-    with pytest.raises(Stopped):
-        label_data(ROOMS, "rooms", "test", range(12), 64, cache=cache)
-    found = label_data(ROOMS, "rooms", "test", range(12), 64, cache=cache)
-    assert asked == [5, 5, 5, 2], "the first shard was not labeled again"
-    again = label_data(ROOMS, "rooms", "test", range(12), 64, cache=cache)
-    assert len(asked) == 4 and len(list((tmp_path / "labels").iterdir())) == 3
-    expected = original(ROOMS, rooms.pictures, tuple(INTRINSICS))
-    for name, values in again.items():
-        assert torch.equal(values, found[name])
-        torch.testing.assert_close(values, expected[name], rtol=0, atol=1e-5)
-
-
-def test_other_weights_are_labels_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache(tmp_path)
-    label_data(ROOMS, "rooms", "test", range(2), 32, cache=cache)
-    monkeypatch.setattr(labeling, "identity", lambda name: "others")
-    label_data(ROOMS, "rooms", "test", range(2), 32, cache=cache)
-    assert len(list((tmp_path / "labels").iterdir())) == 2
-
-
-def test_a_models_own_pictures_need_a_model() -> None:
-    with pytest.raises(UserError, match="no model is named"):
-        label_data(ROOMS, "samples", "test", range(2), 64)
 
 
 # As a method.
