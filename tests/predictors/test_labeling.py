@@ -1,6 +1,7 @@
 """Labels in memory, through the cache, as files, and as a method; the rooms' own network needs no weights."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ def rooms() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _forget() -> None:
+def _forget() -> Iterator[None]:
+    """No other test meets a predictor that one of these made up."""
+    labeling.forget()
+    yield
     labeling.forget()
 
 
@@ -90,13 +94,6 @@ def test_a_predictor_that_breaks_the_contract_is_named(
     monkeypatch.setattr(labeling, "load_predictor", lambda name, device: lambda pictures: given)
     with pytest.raises(UserError, match=wrong):
         label_pictures(ROOMS, rooms.pictures[:2], ["depth"])
-
-
-# Through the cache.
-
-
-class Stopped(Exception):
-    """As if the machine went down."""
 
 
 # As a method.
