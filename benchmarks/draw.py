@@ -70,6 +70,7 @@ def told(asked: Sampler, count: int, path: Path | None) -> list[str]:
     Raises:
         UserError: prompts for such a model, or fewer of them than pictures.
     """
+    from .data import DATA
     from .data.drawn import sampler as drawn
     from .data.prompts import FILE, read_prompts
 
@@ -79,7 +80,7 @@ def told(asked: Sampler, count: int, path: Path | None) -> list[str]:
             wrong = f"{spec.name} draws what it likes: it takes no prompts"
             raise UserError(f"draw {spec.name} with {path}", wrong, "", "leave --prompts out")
         return [""] * count
-    if path is None and spec.domain == "rooms":
+    if path is None and spec.domain in DATA:
         return drawn.captions(spec, "test", range(count)) or []
     found = read_prompts(path or FILE)
     if len(found) < count:

@@ -130,7 +130,7 @@ def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -
         from generators import registry
 
         spec = registry.spec(cell.model)
-        kept = ("name", "family", "title", "domain", "trained", "takes", "space", "fid", "licence")
+        kept = ("name", "family", "title", "domain", "trained", "control", "takes", "space", "fid", "licence")
         record.generator = {name: getattr(spec, name) for name in kept} | {"code": _way_in(cell)}
     return record
 

@@ -11,6 +11,7 @@ from generators.errors import UserError, unknown
 from probes.methods import method
 
 from .cell import NO_INTRINSIC, NO_MODEL, Cell
+from .features import SPACES
 from .labels import check_labels, predicted
 from .metrics.catalog import ALIGNMENTS, check_alignment
 
@@ -40,6 +41,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "labels": ("true", "shuffled"),
     "space": ("w+", "style"),
     "precision": ("float32", "bfloat16"),
+    "second": ("", *(name for name in SPACES if name != "rooms")),
 }
 
 
@@ -187,6 +189,15 @@ def _check_split(cell: Cell, split: str) -> None:
         )
 
 
+def _draws_its_own(spec: GeneratorSpec) -> bool:
+    """Whether a model can be shown what it has drawn: it needs seeds alone, or captions of a known world."""
+    from benchmarks import data
+
+    if spec.takes != "images":
+        return True
+    return spec.draws and not spec.asks and (spec.domain in data.DATA or not spec.diffusion_steps)
+
+
 def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
     """A model made from seeds is asked about its own pictures, one of pictures about those it is shown.
 
@@ -203,16 +214,16 @@ def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
             "",
             "train and test on its own pictures at their own size, or on given pictures",
         )
-    fitting = [s.name for s in registry.specs() if s.takes in ("both", "seeds" if own else "images")]
+    fitting = [s.name for s in registry.specs() if (_draws_its_own(s) if own else s.takes != "seeds")]
     asked, known = f"model {spec.name!r} on data set {cell.data!r}", ", ".join(fitting[:30])
     if spec.takes == "seeds" and not own:
         wrong = "it makes its pictures from seeds and cannot be shown any"
         todo = "ask it about its own pictures: data = 'samples', labels = 'rooms-network'"
         raise UserError(asked, wrong, f"models that take pictures: {known}", todo)
-    if spec.takes == "images" and own:
-        raise UserError(
-            asked, "it takes pictures", f"models that draw their own: {known}", "use a data set of pictures"
-        )
+    if own and not _draws_its_own(spec):
+        wrong = "it takes pictures, and draws none of an embedded world by itself"
+        todo = "use a data set of pictures" + (f", as drawn:{spec.name}" if spec.draws else "")
+        raise UserError(asked, wrong, f"models that draw their own: {known}", todo)
     if own and spec.resolution != cell.size:
         wrong = f"its own pictures have {spec.resolution} pixels a side"
         raise UserError(f"size = {cell.size}", wrong, "", f"size = {spec.resolution}")

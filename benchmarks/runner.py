@@ -147,7 +147,7 @@ def _plain(cell: Cell) -> dict[str, Any]:
 
 def facts_of(model: str) -> dict[str, Any]:
     """What reports need to know of a model whose cell failed."""
-    names = ("name", "family", "title", "domain", "trained", "takes")
+    names = ("name", "family", "title", "domain", "trained", "control", "takes")
     return next(({n: getattr(s, n) for n in names} for s in registry.specs() if s.name == model), {})
 
 

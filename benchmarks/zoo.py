@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 STEPS = (
     *("text", "autoencoder", "network", "unet", "features", "stylegan2", "stylegan-xl"),
-    *("vqgan", "vqgan-transformer", "dinov2", "velocity", "editing"),
+    *("vqgan", "vqgan-transformer", "dinov2", "dinov2-longer", "velocity", "editing"),
 )
+# What a part is trained on: rooms, the second world, or rooms with their blocks shuffled (a control).
+STOCKS = ("rooms", "objects", "scrambled")
 
 
 @click.group()
@@ -28,11 +30,30 @@ def zoo() -> None:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line asked for; None stands for the device's own budget."""
+    """What the command line asked for; None stands for the device's own budget.
+
+    Attributes:
+        world: a name of STOCKS.
+        until: name of the stage after which training ends, None for the last; schedules do not change.
+    """
 
     device: str
     steps: int | None
     batch: int | None
+    world: str = "rooms"
+    until: str | None = None
+
+    def place(self, folder: Path, part: str) -> Path:
+        """Where a part of this world is kept: beside that of rooms."""
+        return folder / (part if self.world == "rooms" else f"{part}-{self.world}")
+
+    def stage(self, name: str) -> str:
+        """A stage as its files are called: a control has one, and no number."""
+        return "scrambled" if self.world == "scrambled" else name
+
+    def keeps(self, name: str) -> bool:
+        """Whether a stage is written: of a control only the last that is asked for."""
+        return self.world != "scrambled" or name == self.until
 
     def budget(self, module: Any, part: str = "") -> Budget:
         """The budget of a training module, or of a part of it, with what was asked instead."""
@@ -48,7 +69,8 @@ class Asked:
 @click.option("--shard", default=10_000, show_default=True, help="Scenes in a file.")
 @click.option("--worker", default=0, help="Which share of the files this process renders.")
 @click.option("--workers", default=1, help="Processes that render into the folder.")
-def render(folder: Path, scenes: int, shard: int, worker: int, workers: int) -> None:
+@click.option("--world", default="rooms", show_default=True, type=click.Choice(["rooms", "objects"]))
+def render(folder: Path, scenes: int, shard: int, worker: int, workers: int, world: str) -> None:
     """Render training scenes into FOLDER/stock; files that are there are kept."""
     import torch
 
@@ -56,7 +78,7 @@ def render(folder: Path, scenes: int, shard: int, worker: int, workers: int) -> 
 
     torch.set_num_threads(1)
     for start in range(worker * shard, scenes, workers * shard):
-        click.echo(render_shard(folder / "stock", start, min(shard, scenes - start)))
+        click.echo(render_shard(folder / "stock", start, min(shard, scenes - start), world=world))
 
 
 @zoo.command()
@@ -66,7 +88,18 @@ def render(folder: Path, scenes: int, shard: int, worker: int, workers: int) -> 
 @click.option("--steps", type=int, help="Steps instead of the device's budget.")
 @click.option("--batch", type=int, help="Pictures a step instead of the device's budget.")
 @click.option("--threads", default=1, show_default=True)
-def train(folder: Path, what: str, device: str, steps: int | None, batch: int | None, threads: int) -> None:
+@click.option("--world", default="rooms", show_default=True, type=click.Choice(STOCKS))
+@click.option("--until", metavar="STAGE", help="End after this stage; `scrambled` needs one.")
+def train(
+    folder: Path,
+    what: str,
+    device: str,
+    steps: int | None,
+    batch: int | None,
+    threads: int,
+    world: str,
+    until: str | None,
+) -> None:
     """Train one part on FOLDER/stock; run it again to resume.
 
     `unet` needs text and autoencoder; `stylegan2`, `stylegan-xl` and `vqgan` need features;
@@ -76,6 +109,8 @@ def train(folder: Path, what: str, device: str, steps: int | None, batch: int | 
     """
     import torch
 
+    if world == "scrambled" and until is None:
+        raise click.UsageError("--world scrambled needs --until STAGE: the stage whose training it shares")
     torch.set_num_threads(threads)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -90,10 +125,21 @@ def train(folder: Path, what: str, device: str, steps: int | None, batch: int | 
         "vqgan": _vqgan,
         "vqgan-transformer": _vqgan_transformer,
         "dinov2": _dinov2,
+        "dinov2-longer": partial(_dinov2, longer=True),
         "velocity": _velocity,
         "editing": _editing,
     }
-    parts[what](folder, Asked(device, steps, batch))
+    parts[what](folder, Asked(device, steps, batch, world, until))
+
+
+def _stock(folder: Path, asked: Asked) -> tuple[Any, Sequence[str]]:
+    """Pictures, uint8 (n 3 h w), of the world that is asked for, and their captions."""
+    from benchmarks.data.rooms.stock import open_stock
+    from generators.zoo.scramble import scrambled
+
+    stock = open_stock(folder / "stock", "objects" if asked.world == "objects" else "rooms")
+    rgb = stock.rgb()
+    return (scrambled(rgb) if asked.world == "scrambled" else rgb), stock.captions
 
 
 def _text(folder: Path, asked: Asked) -> None:
@@ -118,31 +164,33 @@ def _network(folder: Path, asked: Asked) -> None:
     from benchmarks.data.rooms.stock import open_stock
     from benchmarks.predictors import rooms
 
-    planes = open_stock(folder / "stock").planes
-    network = rooms.train_rooms_network(planes, folder / "network", asked.budget(rooms), asked.device)
+    if asked.world == "scrambled":
+        raise click.UsageError("the supervised network learns maps: there are none of scrambled pictures")
+    planes, place = open_stock(folder / "stock", asked.world).planes, asked.place(folder, "network")
+    start = rooms.load_rooms_network() if asked.world == "objects" else None
+    network = rooms.train_rooms_network(planes, place, asked.budget(rooms), asked.device, start)
     weights = {name: value.half().contiguous().cpu() for name, value in network.state_dict().items()}
-    save_file(weights, str(folder / "network" / rooms.WEIGHTS.name))
+    save_file(weights, str(place / (rooms.OBJECTS if start else rooms.WEIGHTS).name))
 
 
-def _frozen(folder: Path, device: str) -> Path:
+def _frozen(folder: Path, asked: Asked) -> Path:
     """Latents and text embeddings of the stock, computed once."""
     from diffusers import AutoencoderKL
     from safetensors.torch import save_file
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    from benchmarks.data.rooms.stock import open_stock
     from generators.zoo.diffusion import embed_prompts, encode_latents
 
-    path = folder / "frozen.safetensors"
+    path = asked.place(folder, "frozen").with_suffix(".safetensors")
     if path.exists():
         return path
-    stock = open_stock(folder / "stock")
-    vae = AutoencoderKL.from_pretrained(folder / "vae" / "vae").float().to(device).eval()
+    rgb, captions = _stock(folder, asked)
+    vae = AutoencoderKL.from_pretrained(folder / "vae" / "vae").float().to(asked.device).eval()
     tokenizer = CLIPTokenizer.from_pretrained(folder / "text" / "tokenizer")
     text = CLIPTextModel.from_pretrained(folder / "text" / "text_encoder").float().eval()
     tensors = {
-        "latents": encode_latents(vae, stock.rgb(), device),
-        "texts": embed_prompts(tokenizer, text, stock.captions),
+        "latents": encode_latents(vae, rgb, asked.device),
+        "texts": embed_prompts(tokenizer, text, captions),
         "empty": embed_prompts(tokenizer, text, [""]),
     }
     save_file(tensors, str(path.with_suffix(".tmp")))
@@ -159,19 +207,27 @@ def _unet(folder: Path, asked: Asked) -> None:
     from generators.zoo.loop import world
 
     if world()[0] == 0:
-        _frozen(folder, asked.device)
+        _frozen(folder, asked)
         write_shared(folder / "sd.rooms64", folder / "vae", folder / "text")
         write_index(folder / "sd.rooms64")
     if world()[1] > 1:
         torch.distributed.barrier()
-    frozen = load_file(str(folder / "frozen.safetensors"))
+    frozen = load_file(str(_frozen(folder, asked)))
 
     def keep(stage: str, network: Any) -> None:
-        keep_stage(folder / "sd.rooms64", stage, network)
+        if asked.keeps(stage):
+            world = "objects-" if asked.world == "objects" else ""
+            keep_stage(folder / "sd.rooms64", world + asked.stage(stage), network)
 
-    budget = asked.budget(diffusion)
     diffusion.train_unet(
-        frozen["latents"], frozen["texts"], frozen["empty"], folder / "unet", budget, keep, asked.device
+        frozen["latents"],
+        frozen["texts"],
+        frozen["empty"],
+        asked.place(folder, "unet"),
+        asked.budget(diffusion),
+        keep,
+        asked.device,
+        asked.until,
     )
 
 
@@ -202,71 +258,80 @@ def _feature_network(folder: Path) -> Any:
 
 
 def _stylegan(family: str, folder: Path, asked: Asked) -> None:
-    from benchmarks.data.rooms.stock import open_stock
     from generators.zoo import gan
 
     features = _feature_network(folder)
     budget = asked.budget(gan)
-    kept = folder / f"{family}.rooms64"
+    kept = folder / f"{family}.{'objects' if asked.world == 'objects' else 'rooms'}64"
+    steps = gan.stage_steps(budget)
     stages = {
-        step: partial(gan.keep_stage, family, kept / f"{stage}.safetensors")
-        for stage, step in gan.stage_steps(budget).items()
+        step: partial(gan.keep_stage, family, kept / f"{asked.stage(stage)}.safetensors")
+        for stage, step in steps.items()
+        if asked.keeps(stage)
     }
-    duel = gan.projected_duel(family, features, budget, stages)
-    gan.train_gan(duel, open_stock(folder / "stock").rgb(), folder / family, asked.device)
+    last = replace(budget, steps=steps[asked.until]) if asked.until else budget
+    duel = gan.projected_duel(family, features, last, stages)
+    gan.train_gan(duel, _stock(folder, asked)[0], asked.place(folder, family), asked.device)
 
 
 def _vqgan(folder: Path, asked: Asked) -> None:
     from safetensors.torch import save_file
 
-    from benchmarks.data.rooms.stock import open_stock
     from generators.networks.net2net import initialized
     from generators.vqgan import RANDOM_SEED, ROOMS
     from generators.zoo import vqgan
 
+    place = asked.place(folder, "vqgan")
+
     def keep(stage: str, network: Any) -> None:
         weights = {name: value.contiguous().cpu() for name, value in network.state_dict().items()}
-        save_file(weights, str(folder / "vqgan" / f"first-{stage}.safetensors"))
+        save_file(weights, str(place / f"first-{stage}.safetensors"))
 
     both: Any = initialized("Net2NetTransformer", ROOMS, RANDOM_SEED)
     network = both.first_stage_model.requires_grad_(True)
     vqgan.prepare(network, RANDOM_SEED)
-    rgb, features = open_stock(folder / "stock").rgb(), _feature_network(folder)
+    rgb, features = _stock(folder, asked)[0], _feature_network(folder)
     budget = asked.budget(vqgan)
-    vqgan.train_first_stage(network, features, rgb, folder / "vqgan", budget, keep, asked.device)
+    vqgan.train_first_stage(network, features, rgb, place, budget, keep, asked.device, until=asked.until)
 
 
 def _vqgan_transformer(folder: Path, asked: Asked) -> None:
     """One after the other, for each stage of the first stage a transformer, as long as the stage's share."""
     from safetensors.torch import load_file
 
-    from benchmarks.data.rooms.stock import open_stock
     from generators.networks.net2net import initialized
     from generators.vqgan import RANDOM_SEED, ROOMS
     from generators.zoo import vqgan
 
-    rgb, whole = open_stock(folder / "stock").rgb(), asked.budget(vqgan, "TRANSFORMER_")
-    for stage in vqgan.STAGES:
+    rgb, whole = _stock(folder, asked)[0], asked.budget(vqgan, "TRANSFORMER_")
+    place = asked.place(folder, "vqgan")
+    for stage in [asked.until] if asked.world == "scrambled" and asked.until else vqgan.STAGES:
         both: Any = initialized("Net2NetTransformer", ROOMS, RANDOM_SEED)
-        weights = load_file(str(folder / "vqgan" / f"first-{stage}.safetensors"))
+        weights = load_file(str(place / f"first-{stage}.safetensors"))
         both.first_stage_model.load_state_dict(weights)
         budget = vqgan.stage_budget(whole, stage)
-        vqgan.train_transformer(both, rgb, folder / "vqgan" / stage, budget, asked.device)
-        vqgan.keep_stage(folder / "vqgan.rooms64" / f"{stage}.safetensors", both)
+        vqgan.train_transformer(both, rgb, place / stage, budget, asked.device)
+        vqgan.keep_stage(folder / "vqgan.rooms64" / f"{asked.stage(stage)}.safetensors", both)
 
 
-def _dinov2(folder: Path, asked: Asked) -> None:
-    from benchmarks.data.rooms.stock import open_stock
+def _dinov2(folder: Path, asked: Asked, longer: bool = False) -> None:
     from generators import registry
     from generators.dinov2 import RANDOM_SEED, random_backbone
     from generators.zoo import dinov2
 
     def keep(stage: str, network: Any) -> None:
-        dinov2.keep_stage(folder / "dinov2.rooms64" / stage, network)
+        if asked.keeps(stage):
+            dinov2.keep_stage(folder / "dinov2.rooms64" / asked.stage(stage), network)
 
-    backbone = random_backbone(registry.spec("dinov2.rooms64-random"), RANDOM_SEED)
-    rgb, budget = open_stock(folder / "stock").rgb(), asked.budget(dinov2)
-    dinov2.train_dinov2(backbone, rgb, folder / "dinov2", budget, keep, asked.device)
+    place = asked.place(folder, "dinov2-longer" if longer else "dinov2")
+    backbone: Any = random_backbone(registry.spec("dinov2.rooms64-random"), RANDOM_SEED)
+    if longer:  # from the last stage of the first half, with a schedule of its own
+        from transformers import Dinov2Model
+
+        backbone = Dinov2Model.from_pretrained(folder / "dinov2.rooms64" / "s2").float()
+    rgb, budget = _stock(folder, asked)[0], asked.budget(dinov2, "LONGER_" if longer else "")
+    stages = dinov2.LONGER if longer else dinov2.STAGES
+    dinov2.train_dinov2(backbone, rgb, place, budget, keep, asked.device, stages, asked.until)
 
 
 def _last_unet(folder: Path, *adapters: str) -> Any:
@@ -297,8 +362,7 @@ def _velocity(folder: Path, asked: Asked) -> None:
 
     from generators.zoo import velocity
 
-    _frozen(folder, asked.device)
-    frozen, budget = load_file(str(folder / "frozen.safetensors")), asked.budget(velocity)
+    frozen, budget = load_file(str(_frozen(folder, asked))), asked.budget(velocity)
     network = velocity.train_velocity(
         _last_unet(folder),
         frozen["latents"],
@@ -328,22 +392,38 @@ def _editing(folder: Path, asked: Asked) -> None:
 
 
 @zoo.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
+def shrink(files: tuple[Path, ...]) -> None:
+    """Store the weights of safetensors FILES in a byte a number, in place."""
+    from generators.zoo.shrink import shrink_file
+
+    for path in files:
+        before, after = shrink_file(path)
+        click.echo(f"{path}: {before:,} bytes, now {after:,}")
+
+
+@zoo.command()
 @click.argument("models", nargs=-1, required=True)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="PNG to write.")
 @click.option("--columns", default=12, show_default=True)
 @click.option("--steps", default=30, show_default=True)
 @click.option("--guidance", default=2.0, show_default=True)
 def grid(models: tuple[str, ...], out: Path, columns: int, steps: int, guidance: float) -> None:
-    """Draw a row of samples for each of MODELS (same captions and seeds) below a row of renders."""
+    """Draw a row of samples for each of MODELS (same captions and seeds) below a row of renders.
+
+    The renders are of the world that the first model was trained on.
+    """
     import numpy as np
     import torch
     from PIL import Image
 
     from benchmarks.data.load import load_pictures
-    from generators import load
+    from benchmarks.data.rooms.worlds import WORLDS
+    from generators import load, registry
 
     torch.set_num_threads(1)
-    renders = load_pictures("rooms", "reference", range(columns), 64)
+    domain = registry.spec(models[0]).domain
+    renders = load_pictures(domain if domain in WORLDS else "rooms", "reference", range(columns), 64, ())
     rows = [renders.pictures]
     for name in models:
         generator = load(name)

@@ -36,6 +36,8 @@ class GeneratorSpec:
         revision: hub revision; None for a folder.
         citation: paper or place the weights come from.
         trained: share of its training it has seen, 0 for random initialization, None if unknown.
+        control: what was done to its training so that it cannot know a scene ("scrambled": the blocks of
+            every picture were in a random order), "" for a model as it is meant.
         lora_targets: module-name suffixes LoRA adapts by default (target set "all").
         target_sets: other named choices of modules: name to regular expression on module names.
         head: name of a module of the network that is not part of the pretrained model: new, made from a
@@ -61,6 +63,7 @@ class GeneratorSpec:
     revision: str | None = None
     citation: str = ""
     trained: float | None = None
+    control: str = ""
     lora_targets: tuple[str, ...] = ()
     target_sets: Mapping[str, str] = field(default_factory=dict)
     head: str = ""

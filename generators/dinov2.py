@@ -124,25 +124,29 @@ def _published(size: str, registers: int = 0) -> GeneratorSpec:
     )
 
 
-def _zoo(tag: str, trained: float, share: str, **options: Any) -> GeneratorSpec:
+def _zoo(tag: str, trained: float, share: str, control: str = "", **options: Any) -> GeneratorSpec:
     return _spec(
         f"rooms64-{tag}",
         ROOMS,
         {"mean": HALF, "std": HALF} | options,
-        title=f"DINOv2 rooms, {share}",
+        title=f"DINOv2 {f'{control} ' if control else ''}rooms, {share}",
         resolution=64,
         domain="rooms",
         source=str(ZOO / tag),
         citation="this package, generators/zoo",
         trained=trained,
+        control=control,
         embedded=True,
     )
 
 
 SPECS = [
     _zoo("random", 0.0, "random init", random_seed=RANDOM_SEED),
-    _zoo("s1", 2 / 15, "13 %"),
-    _zoo("s2", 1.0, "100 %"),
+    _zoo("s1", 4 / 45, "9 %"),
+    _zoo("s2", 2 / 3, "67 %"),
+    _zoo("s3", 5 / 6, "83 %"),
+    _zoo("s4", 1.0, "100 %"),
+    _zoo("scrambled", 4 / 45, "9 %", control="scrambled"),
     *(_published(size) for size in SIZES),
     *(_published(size, REGISTERS) for size in SIZES),
 ]

@@ -78,19 +78,22 @@ def _published(tag: str, source: str, title: str, **more: Any) -> GeneratorSpec:
     )
 
 
-def _zoo(tag: str, trained: float, title: str, **options: Any) -> GeneratorSpec:
+def _zoo(
+    tag: str, trained: float, title: str, world: str = "rooms", control: str = "", **options: Any
+) -> GeneratorSpec:
     return GeneratorSpec(
-        name=f"sd.rooms64-{tag}",
+        name=f"sd.{world}64-{tag}",
         family="Stable Diffusion",
         title=title,
         takes="images",
         space="latents",
         resolution=64,
-        domain="rooms",
+        domain=world,
         licence="Apache-2.0",
         source=str(ZOO),
         citation="this package, generators/zoo",
         trained=trained,
+        control=control,
         lora_targets=("to_q", "to_k", "to_v", "to_out.0"),
         target_sets=TARGET_SETS,
         diffusion_steps=1000,
@@ -107,6 +110,9 @@ SPECS = [
     _zoo("s3", 0.30, "SD rooms, 30 %"),
     _zoo("s4", 0.60, "SD rooms, 60 %"),
     _zoo("s5", 1.0, "SD rooms, 100 %", unet="unet"),
+    _zoo("scrambled", 0.30, "SD scrambled rooms, 30 %", control="scrambled"),
+    _zoo("random", 0.0, "SD objects, random init", "objects", unet="unet-s1", random_seed=20),
+    _zoo("s3", 0.30, "SD objects, 30 %", "objects", unet="unet-objects-s3"),
     _published("v1-1", "CompVis/stable-diffusion-v1-1", "Stable Diffusion v1-1", fid=(15.88, _FID)),
     _published("v1-2", "CompVis/stable-diffusion-v1-2", "Stable Diffusion v1-2", fid=(16.24, _FID)),
     _published(

@@ -11,6 +11,8 @@ from .sources import SOURCES
 from .weights import ZOO, weights_identity
 from .weights import find_weights as find_weights
 
+STAGES = {"random": 0.0, "s1": 2 / 35, "s2": 1 / 7, "s3": 3 / 7, "s4": 1.0}
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -22,6 +24,8 @@ class Architecture:
         rooms: constructor arguments of the zoo's network.
         random_seed: of the weights training starts from, and of the model NAME.rooms64-random.
         target_sets: choices of layers for LoRA beside all affine ones.
+        scrambled: stage whose training the scrambled control shares.
+        objects: stages that were trained on the second world, too.
     """
 
     name: str
@@ -29,6 +33,8 @@ class Architecture:
     rooms: Mapping[str, Any]
     random_seed: int
     target_sets: Mapping[str, str]
+    scrambled: str
+    objects: tuple[str, ...] = ()
 
     def _spec(self, tag: str, **fields: Any) -> GeneratorSpec:
         return GeneratorSpec(
@@ -43,23 +49,25 @@ class Architecture:
 
     def zoo(self) -> list[GeneratorSpec]:
         """The embedded models: random initialization, and the stages of one training."""
-        stages = {"random": 0.0, "s1": 2 / 35, "s2": 1 / 7, "s3": 3 / 7, "s4": 1.0}
-        return [self._stage(tag, trained) for tag, trained in stages.items()]
+        found = [self._stage(tag, trained) for tag, trained in STAGES.items()]
+        found.append(self._stage("scrambled", STAGES[self.scrambled], control="scrambled"))
+        return found + [self._stage(tag, STAGES[tag], world="objects") for tag in self.objects]
 
-    def _stage(self, tag: str, trained: float) -> GeneratorSpec:
+    def _stage(self, tag: str, trained: float, world: str = "rooms", control: str = "") -> GeneratorSpec:
         options: dict[str, Any] = {"stage": tag, "config": self.rooms}
         share = f"{trained:.0%}".replace("%", " %") if trained else "random init"
         if tag == "random":
             options["random_seed"] = self.random_seed
         return self._spec(
-            f"rooms64-{tag}",
-            title=f"{self.title} rooms, {share}",
+            f"{world}64-{tag}",
+            title=f"{self.title} {f'{control} ' if control else ''}{world}, {share}",
             resolution=64,
-            domain="rooms",
+            domain=world,
             licence="Apache-2.0",
-            source=str(ZOO / f"{self.name}.rooms64"),
+            source=str(ZOO / f"{self.name}.{world}64"),
             citation="this package, generators/zoo",
             trained=trained,
+            control=control,
             embedded=True,
             options=options,
         )

@@ -48,7 +48,7 @@ TARGET_SETS = {
 }
 
 
-ARCHITECTURE = Architecture("stylegan2", "StyleGAN2", ROOMS, RANDOM_SEED, TARGET_SETS)
+ARCHITECTURE = Architecture("stylegan2", "StyleGAN2", ROOMS, RANDOM_SEED, TARGET_SETS, "s3", ("random", "s3"))
 SPECS = [
     *ARCHITECTURE.zoo(),
     ARCHITECTURE.official(

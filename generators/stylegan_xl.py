@@ -63,7 +63,7 @@ TARGET_SETS = {
 }
 
 
-ARCHITECTURE = Architecture("stylegan-xl", "StyleGAN-XL", ROOMS, RANDOM_SEED, TARGET_SETS)
+ARCHITECTURE = Architecture("stylegan-xl", "StyleGAN-XL", ROOMS, RANDOM_SEED, TARGET_SETS, "s2")
 SPECS = [
     *ARCHITECTURE.zoo(),
     ARCHITECTURE.official(

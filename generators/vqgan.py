@@ -79,13 +79,13 @@ TARGET_SETS = {
 }
 
 
-def _zoo(tag: str, trained: float) -> GeneratorSpec:
+def _zoo(tag: str, trained: float, control: str = "") -> GeneratorSpec:
     share = f"{trained:.0%}".replace("%", " %") if trained else "random init"
     seed = {"random_seed": RANDOM_SEED} if tag == "random" else {}
     return GeneratorSpec(
         name=f"vqgan.rooms64-{tag}",
         family="VQGAN",
-        title=f"VQGAN rooms, {share}",
+        title=f"VQGAN {f'{control} ' if control else ''}rooms, {share}",
         takes="both",
         space="pixels",
         resolution=64,
@@ -94,6 +94,7 @@ def _zoo(tag: str, trained: float) -> GeneratorSpec:
         source=str(ZOO / "vqgan.rooms64"),
         citation="this package, generators/zoo",
         trained=trained,
+        control=control,
         lora_targets=ATTENTION,
         target_sets=TARGET_SETS,
         embedded=True,
@@ -124,6 +125,7 @@ def _published(tag: str, class_name: str, config: Mapping[str, Any], **fields: A
 
 SPECS = [
     *[_zoo(tag, trained) for tag, trained in STAGES.items()],
+    _zoo("scrambled", STAGES["s3"], control="scrambled"),
     _published(
         "ffhq256",
         CLASS,

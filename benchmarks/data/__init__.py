@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from benchmarks.methods import network_hash
 from generators.errors import unknown
 
+from .objects.facts import FINGERPRINT as OBJECTS_FINGERPRINT
 from .rooms.facts import FINGERPRINT, SPLITS
 
 if TYPE_CHECKING:
@@ -57,6 +58,14 @@ DATA: dict[str, DataSpec] = {
         "procedural rooms with exact truth",
         FINGERPRINT,
         "rooms",
+        ("normal", "depth", "albedo", "shading"),
+        SPLITS,
+    ),
+    "objects": DataSpec(
+        "objects",
+        "procedural objects on plain ground with exact truth",
+        OBJECTS_FINGERPRINT,
+        "objects",
         ("normal", "depth", "albedo", "shading"),
         SPLITS,
     ),
@@ -121,3 +130,12 @@ def canonical_name(name: str) -> str:
 def own_pictures(name: str) -> bool:
     """Whether a data set's pictures are the asked model's own, by its name alone."""
     return name in DATA and DATA[name].own
+
+
+def captions(data: str, split: str, rows: Sequence[int]) -> tuple[str, ...]:
+    """What an embedded world says of its scenes in words, without rendering them; UserError for others."""
+    from .rooms.worlds import WORLDS
+
+    if data not in WORLDS:
+        raise unknown("world with captions", data, WORLDS)
+    return WORLDS[data](split, rows).captions

@@ -75,13 +75,15 @@ def load_pictures(
         module = importlib.import_module(f"{__package__}.{family_of(data)}.load")
         found: Pictures = module.load(data, split, indices, size, wanted)
         return found
-    return _rooms(split, indices, size, wanted)
+    return _rendered(data, split, indices, size, wanted)
 
 
-def _rooms(split: str, indices: Sequence[int], size: int, intrinsics: Sequence[str]) -> Pictures:
+def _rendered(
+    world: str, split: str, indices: Sequence[int], size: int, intrinsics: Sequence[str]
+) -> Pictures:
     from .rooms.render import render
 
-    rooms = render(split, indices, size)
+    rooms = render(split, indices, size, world=world)
     maps = {name: getattr(rooms, name) for name in intrinsics}
     mask = torch.ones_like(rooms.depth, dtype=torch.bool)
     # The same rounding as a picture read from the cache has.

@@ -1,5 +1,8 @@
 """A generator's own pictures, labeled by a predictor: how models that take no pictures are probed.
 
+A model that draws and takes pictures, as Stable Diffusion, is shown what it has drawn: that is how it can
+stand beside those on one axis.
+
 Nobody knows the true maps of a picture a generator made up. What the predictor says of it is taken for
 the truth; its own error on renders, where the truth is known, is the ceiling of every such number
 (method `supervised` on data `rooms`).
@@ -7,29 +10,47 @@ the truth; its own error on renders, where the truth is known, is the ceiling of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from generators.base import Generator
+from generators.base import Generator, GeneratorSpec
 from probes.intrinsics import INTRINSICS
 from probes.task import Examples
+
+from . import captions
 
 BATCH = 32
 # First seed of a split; no two splits share a picture, nor with the Frechet distance's samples.
 FIRST_SEED: Mapping[str, int] = {"train": 200_000_000, "validation": 100_000_000, "test": 110_000_000}
+# How a diffusion model draws its own pictures: as those its Frechet distance is measured of. Part of what the
+# fingerprint of `samples` stands for (benchmarks.data): raise the number there with any change here.
+SAMPLER: Mapping[str, Any] = {"steps": 12, "guidance": 1.0}
+
+
+def told(spec: GeneratorSpec, seeds: Sequence[int]) -> dict[str, Any]:
+    """What a model that listens is told when it draws: captions of its world's scenes, one for each seed."""
+    if not spec.diffusion_steps:
+        return {}
+    return {"captions": captions(spec.domain, "reference", seeds), **SAMPLER}
 
 
 def draw(generator: Generator, split: str, rows: range) -> dict[str, Tensor]:
-    """Pictures (n 3 h w), 8 bit, and codes ("code.NAME") of a split's seeds."""
+    """Pictures (n 3 h w), 8 bit, and codes ("code.NAME") of a split's seeds.
+
+    The code of a model that takes pictures is that of the picture as it is stored.
+    """
     parts: list[dict[str, Tensor]] = []
     for start in range(rows.start, rows.stop, BATCH):
         seeds = [FIRST_SEED[split] + i for i in range(start, min(start + BATCH, rows.stop))]
-        sample = generator.sample(seeds)
+        sample = generator.sample(seeds, **told(generator.spec, seeds))
         pictures = ((sample.images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        code = {f"code.{name}": value.cpu() for name, value in sample.code.items()}
-        parts.append({"pictures": pictures.cpu(), **code})
+        code = sample.code
+        if generator.spec.takes == "images":
+            code = generator.embed(pictures.float() / 127.5 - 1)
+        parts.append({"pictures": pictures.cpu(), **{f"code.{name}": v.cpu() for name, v in code.items()}})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -23,6 +23,7 @@ CPU_BUDGET = Budget(steps=2600, batch=32)
 GPU_BUDGET = Budget(steps=40_000, batch=128)
 RATE = 2e-3
 WEIGHTS = NETWORK
+OBJECTS = NETWORK.with_name("objects.safetensors")  # the same network, trained on in the second world
 WIDTHS = (40, 80, 128)
 FEATURES = WIDTHS[-1]
 DEPTH_SCALE = 10.0  # meters the depth output is measured in
@@ -112,10 +113,12 @@ def _mirrored(planes: Tensor, flip: Tensor) -> Tensor:
     return torch.where(flip[:, None, None, None], mirrored, planes)
 
 
-def train_rooms_network(planes: np.ndarray, folder: Path, budget: Budget, device: str = "cpu") -> nn.Module:
-    """Train on a stock's planes, uint8 (n 13 h w)."""
+def train_rooms_network(
+    planes: np.ndarray, folder: Path, budget: Budget, device: str = "cpu", start: nn.Module | None = None
+) -> nn.Module:
+    """Train on a stock's planes, uint8 (n 13 h w), from `start` where another world has been learnt."""
     torch.manual_seed(13)
-    network = RoomsNetwork()
+    network = RoomsNetwork() if start is None else start.requires_grad_(True)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(planes), (budget.batch,), generator=generator).numpy()

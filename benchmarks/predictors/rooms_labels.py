@@ -1,7 +1,8 @@
-"""The rooms' own network as a predictor: all four intrinsics of pictures of any size."""
+"""The embedded worlds' own networks as predictors: all four intrinsics of pictures of any size."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .base import Predict
@@ -13,14 +14,21 @@ MULTIPLE = 16  # the network halves pictures that often
 
 
 def load(device: str = "cpu") -> Predict:
-    """The shipped network; sides that are no multiples of 16 are resized (bilinear) there and back."""
+    """The network of rooms; sides that are no multiples of 16 are resized (bilinear) there and back."""
+    from .rooms import WEIGHTS
+
+    return load_file(WEIGHTS, device)
+
+
+def load_file(path: Path, device: str) -> Predict:
+    """A network of rooms' shape by its file."""
     import torch
 
     from probes.intrinsics import INTRINSICS, unit
 
     from .rooms import load_rooms_network, maps_of
 
-    network = load_rooms_network(device=device)
+    network = load_rooms_network(path, device)
 
     def predict(pictures: Tensor) -> dict[str, Tensor]:
         h, w = pictures.shape[2:]

@@ -99,12 +99,14 @@ def train_unet(
     budget: Budget,
     keep: Callable[[str, nn.Module], None],
     device: str = "cpu",
+    until: str | None = None,
 ) -> None:
     """Train on scaled latents (n c h w) with their text embeddings (n l d).
 
     Args:
         empty: (1 l d) embedding of the empty prompt.
         keep: called with a stage's name and its averaged UNet.
+        until: the stage after which training ends, None for the last.
     """
     from diffusers import DDPMScheduler
 
@@ -125,10 +127,10 @@ def train_unet(
         error = (out - noise.to(device)).square().mean((1, 2, 3))
         return {"loss": (error * weights[t].to(device)).mean(), "mse": error.mean()}
 
+    steps = stage_steps(budget)
     stages: dict[int, Callable[[nn.Module], None]] = {
-        step: partial(keep, name) for name, step in stage_steps(budget).items()
+        step: partial(keep, name) for name, step in steps.items()
     }
-    run = Run(
-        network, loss, budget.steps, budget.batch, warmup(RATE, 200), seed=20, ema=HALF_LIFE, stages=stages
-    )
+    last = steps[until] if until else budget.steps
+    run = Run(network, loss, last, budget.batch, warmup(RATE, 200), seed=20, ema=HALF_LIFE, stages=stages)
     train(run, folder, device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from .loop import Budget, Run, train
 
 CPU_BUDGET = Budget(steps=1800, batch=64)
 GPU_BUDGET = Budget(steps=60_000, batch=256)
+LONGER_CPU_BUDGET = Budget(steps=900, batch=64)
+LONGER_GPU_BUDGET = Budget(steps=30_000, batch=256)
 STAGES = {"s1": 2 / 15, "s2": 1.0}
+LONGER = {"s3": 0.5, "s4": 1.0}  # of a second training from where the first ended
 RATE, WEIGHT_DECAY = 1.5e-3, 0.04
 LAYERS = 3  # upper layers whose mean is the target
 MASKED = 0.6  # share of the patches that are hidden, in blocks of 2 x 2
@@ -92,9 +95,21 @@ def _rate(step: int, steps: int) -> float:
 
 
 def train_dinov2(
-    backbone: nn.Module, rgb: np.ndarray, folder: Path, budget: Budget, keep: Keep, device: str = "cpu"
+    backbone: nn.Module,
+    rgb: np.ndarray,
+    folder: Path,
+    budget: Budget,
+    keep: Keep,
+    device: str = "cpu",
+    stages: Mapping[str, float] = STAGES,
+    until: str | None = None,
 ) -> nn.Module:
-    """Train on pictures, uint8 (n 3 h w); `keep` is called with the teacher at each stage."""
+    """Train on pictures, uint8 (n 3 h w); `keep` is called with the teacher at each stage.
+
+    Args:
+        stages: name to the share of the budget at which it is kept.
+        until: the stage after which training ends, None for the last; the schedule is the budget's.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(61)
         both = Distillation(backbone)
@@ -113,10 +128,11 @@ def train_dinov2(
     def kept(name: str) -> Callable[[Any], None]:
         return lambda network: keep(name, network.teacher)
 
-    stages = {max(1, round(share * budget.steps)): kept(name) for name, share in STAGES.items()}
+    steps = {name: max(1, round(share * budget.steps)) for name, share in stages.items()}
     run = Run(
-        both, loss, budget.steps, budget.batch, lambda step: _rate(step, budget.steps), seed=61,
-        weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98), stages=stages,
+        both, loss, steps[until] if until else budget.steps, budget.batch,
+        lambda step: _rate(step, budget.steps), seed=61, weight_decay=WEIGHT_DECAY, betas=(0.9, 0.98),
+        stages={step: kept(name) for name, step in steps.items()},
     )  # fmt: skip
     return train(run, folder, device)
 

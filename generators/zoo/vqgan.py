@@ -217,13 +217,18 @@ def train_first_stage(
     keep: Keep,
     device: str = "cpu",
     every: float = 120.0,
+    until: str | None = None,
 ) -> None:
-    """Train on pictures, uint8 (n 3 h w); `keep` is called with the averaged network of each stage."""
+    """Train on pictures, uint8 (n 3 h w); `keep` is called with the averaged network of each stage.
+
+    With `until` training ends after that stage; the schedule is that of the whole budget.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     trainer, stages = FirstStage(network, features, rgb, budget, device), stage_steps(budget)
     trainer.resume(folder / "state.pt")
     started = saved = time.monotonic()
-    while trainer.step < budget.steps:
+    last = next((step for step, name in stages.items() if name == until), budget.steps)
+    while trainer.step < last:
         codes = trainer.used.sum().item()
         terms = trainer.advance()
         if not all(math.isfinite(v) for v in terms.values()):
@@ -236,7 +241,7 @@ def train_first_stage(
             line |= {"codes": codes, "seconds": round(time.monotonic() - started, 1)}
             with (folder / "log.jsonl").open("a") as log:
                 log.write(json.dumps(line) + "\n")
-        if time.monotonic() - saved > every or trainer.step == budget.steps:
+        if time.monotonic() - saved > every or trainer.step == last:
             trainer.save(folder / "state.pt")
             saved = time.monotonic()
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors import safe_open
 
-from benchmarks.data import ABSENT, prompts
+from benchmarks.data import ABSENT, DATA, prompts
 from benchmarks.data.drawn import load as load_module
 from benchmarks.data.drawn import needs, sampler, spec
 from benchmarks.data.drawn.load import load
@@ -84,7 +85,8 @@ def test_the_fingerprint_is_of_everything_that_decides_a_pixel(monkeypatch: pyte
     ]
     found = [spec(f"drawn:{name}").fingerprint for name in names]
     assert len(set(found)) == len(found) and spec(f"drawn:{DIFFUSION},steps=12").fingerprint == found[0]
-    monkeypatch.setattr(sampler, "FINGERPRINT", "other captions")
+    other = replace(DATA["rooms"], fingerprint="other captions")
+    monkeypatch.setitem(sampler.DATA, "rooms", other)  # type: ignore[arg-type]
     assert spec(f"drawn:{DIFFUSION}").fingerprint != found[0]
 
 

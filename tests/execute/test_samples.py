@@ -10,11 +10,11 @@ import torch
 from benchmarks import make_cell
 from benchmarks.cache import Cache
 from benchmarks.cell import Cell
-from benchmarks.data import samples
+from benchmarks.data import captions, samples
 from benchmarks.execute import execute
 from benchmarks.session import Session
 from benchmarks.store import Store
-from generators import load
+from generators import load, registry
 from generators.errors import UserError
 from probes.intrinsics import INTRINSICS
 
@@ -93,7 +93,8 @@ def test_samples_are_drawn_once_for_all_intrinsics_and_methods(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("model", "method", "changes", "message"),
     [
-        ("sd.rooms64-s5", "lora", {}, "takes pictures"),
+        ("sd.v1-5", "lora", {"size": 512}, "takes pictures"),
+        ("sd-aug.rooms64-s5", "lora", {}, "takes pictures"),
         ("none", "constant", {}, "model's own"),
         (MODEL, "supervised", {}, "labels"),
         (MODEL, "lora", {"size": 32}, "64 pixels"),
@@ -120,3 +121,26 @@ def test_a_seed_fed_model_on_given_pictures_is_told_what_to_do() -> None:
 def test_the_distance_is_measured_against_renders() -> None:
     with pytest.raises(UserError, match="renders"):
         make_cell(MODEL, "none", "frechet", **OWN)  # type: ignore[arg-type]
+
+
+# A model that draws and takes pictures is shown what it drew.
+
+
+def test_a_diffusion_model_is_shown_its_own_pictures() -> None:
+    model = load("sd.rooms64-scrambled")
+    found = samples.examples(samples.draw(model, "test", range(3)))
+    assert found.pictures.shape == (3, 3, 64, 64) and set(found.code) == {"latent"}
+    torch.testing.assert_close(found.code["latent"], model.embed(found.pictures)["latent"])
+    seeds = [samples.FIRST_SEED["test"] + i for i in range(3)]
+    said = samples.told(model.spec, seeds)
+    assert len(set(said["captions"])) == 3 and said["steps"] == samples.SAMPLER["steps"]
+    silent = model.sample(seeds, **{**said, "captions": None}).images
+    assert (silent - found.pictures).abs().max() > 0.05  # it listens
+    assert samples.told(load(MODEL).spec, seeds) == {}
+
+
+def test_its_cell_has_a_skill_and_captions_of_its_own_world() -> None:
+    made = make_cell("sd.rooms64-s5", "normal", "lora", {"steps": 2}, **OWN)  # type: ignore[arg-type]
+    assert made.data == "samples"
+    objects = samples.told(registry.spec("sd.objects64-s3"), [5])["captions"]
+    assert objects == captions("objects", "reference", [5])

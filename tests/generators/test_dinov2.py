@@ -225,7 +225,7 @@ def test_the_random_model_is_the_architecture_from_a_seed() -> None:
 
 def test_identities() -> None:
     names = [s.name for s in dinov2.SPECS]
-    assert len({registry.identity(n) for n in names}) == len(names) == 11
+    assert len({registry.identity(n) for n in names}) == len(names) == 14
     zoo = {registry.frozen_identity(s.name) for s in dinov2.SPECS if s.embedded}
     rest = {registry.frozen_identity(s.name) for s in dinov2.SPECS if not s.embedded}
     assert len(zoo) == len(rest) == 1 and zoo != rest

@@ -9,9 +9,9 @@ from functools import cache
 from typing import Any
 
 from benchmarks.cell import canonical
+from benchmarks.data import DATA
+from benchmarks.data import captions as told_of
 from benchmarks.data.prompts import read_prompts, validation_prompts
-from benchmarks.data.rooms.facts import FINGERPRINT
-from benchmarks.data.rooms.scenes import scene_parameters
 from generators import registry
 from generators.base import GeneratorSpec
 from generators.errors import UserError, unknown
@@ -94,7 +94,7 @@ def sampler(
             wrong = f"{model} draws in one go: it has neither steps nor guidance"
             raise UserError(asked, wrong, "they belong to diffusion models", "leave both out")
         return Sampler(model, seed)
-    usual_steps, usual_guidance = ROOMS if spec.domain == "rooms" else OPEN
+    usual_steps, usual_guidance = ROOMS if spec.domain in DATA else OPEN
     chosen = usual_steps if steps is None else steps
     if not 1 <= chosen <= spec.diffusion_steps:
         raise UserError(asked, f"steps = {chosen}", f"1 to {spec.diffusion_steps}", "choose another number")
@@ -143,13 +143,13 @@ def told(spec: GeneratorSpec) -> bool:
 def captions(spec: GeneratorSpec, split: str, rows: Sequence[int]) -> list[str] | None:
     """What a model is told for some rows; None where it cannot be told anything.
 
-    A model of rooms is told the captions of the split `reference`; validation follows the test's.
+    A model of an embedded world is told its captions of the split `reference`; validation follows the test's.
     """
     if not told(spec):
         return None
-    if spec.domain == "rooms":
+    if spec.domain in DATA:
         start = COUNTS["test"] if split == "validation" else 0
-        return list(scene_parameters("reference", [start + row for row in rows]).captions)
+        return list(told_of(spec.domain, "reference", [start + row for row in rows]))
     prompts = validation_prompts() if split == "validation" else read_prompts()
     return [prompts[row] for row in rows]
 
@@ -158,6 +158,6 @@ def prompts_hash(spec: GeneratorSpec) -> str:
     """Which prompts a model is told; "" for none."""
     if not told(spec):
         return ""
-    if spec.domain == "rooms":
-        return FINGERPRINT
+    if spec.domain in DATA:
+        return DATA[spec.domain].fingerprint
     return hashlib.sha256("\n".join([*read_prompts(), *validation_prompts()]).encode()).hexdigest()[:16]

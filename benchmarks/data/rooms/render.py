@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from .scenes import MAX_LIGHTS, MAX_OBJECTS, Scenes, scene_parameters
+from .scenes import MAX_LIGHTS, MAX_OBJECTS, Scenes
+from .worlds import WORLDS
 
 Vector = tuple[Tensor, Tensor, Tensor]
 _BATCH = 16  # scenes rendered together: three planes of 16 x 64 x 64 floats stay in the cache
@@ -303,7 +304,13 @@ def _render(scenes: Scenes, size: int, device: torch.device) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def render(split: str, indices: Sequence[int], size: int = 64, device: str | torch.device = "cpu") -> Rooms:
+def render(
+    split: str,
+    indices: Sequence[int],
+    size: int = 64,
+    device: str | torch.device = "cpu",
+    world: str = "rooms",
+) -> Rooms:
     """Render scenes of a split.
 
     Args:
@@ -311,6 +318,7 @@ def render(split: str, indices: Sequence[int], size: int = 64, device: str | tor
         indices: scene numbers, any order, each >= 0.
         size: height = width in pixels, at least 1.
         device: where to render; CPU and GPU agree to rounding only.
+        world: a name of WORLDS.
 
     Raises:
         ValueError: an unknown split, a negative index, a size below 1, or no indices.
@@ -320,7 +328,7 @@ def render(split: str, indices: Sequence[int], size: int = 64, device: str | tor
     parts: list[dict[str, Tensor]] = []
     captions: list[str] = []
     for start in range(0, len(indices), _BATCH):
-        scenes = scene_parameters(split, indices[start : start + _BATCH])
+        scenes = WORLDS[world](split, indices[start : start + _BATCH])
         parts.append(_render(scenes, size, torch.device(device)))
         captions.extend(scenes.captions)
     merged = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .facts import VERSION
 from .render import Rooms, render
+from .worlds import VERSIONS
 
 DEPTH_RANGE = 10.0  # meters that 255 stands for
 CHANNELS = {"rgb": (0, 3), "normal": (3, 6), "depth": (6, 7), "albedo": (7, 10), "shading": (10, 13)}
@@ -32,16 +32,16 @@ def _bytes(rooms: Rooms) -> np.ndarray:
     return (torch.cat(maps, 1).clamp(0, 1) * 255).round().byte().numpy()
 
 
-def render_shard(folder: Path, start: int, count: int, size: int = 64) -> Path:
-    """Render scenes start ... start + count - 1 of the split `zoo` into one .npy file."""
-    path = folder / f"{VERSION}-{size}-{start:07d}-{count}.npy"
+def render_shard(folder: Path, start: int, count: int, size: int = 64, world: str = "rooms") -> Path:
+    """Render scenes start ... start + count - 1 of a world's split `zoo` into one .npy file."""
+    path = folder / f"{VERSIONS[world]}-{size}-{start:07d}-{count}.npy"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     planes = np.empty((count, 13, size, size), np.uint8)
     captions: list[str] = []
     for offset in range(0, count, 256):
-        rooms = render("zoo", range(start + offset, start + min(offset + 256, count)), size)
+        rooms = render("zoo", range(start + offset, start + min(offset + 256, count)), size, world=world)
         planes[offset : offset + 256] = _bytes(rooms)
         captions.extend(rooms.captions)
     path.with_suffix(".json").write_text(json.dumps(captions))
@@ -50,11 +50,12 @@ def render_shard(folder: Path, start: int, count: int, size: int = 64) -> Path:
     return path
 
 
-def open_stock(folder: Path) -> Stock:
-    """All shards of a folder; raises FileNotFoundError if there is none."""
-    paths = sorted(p for p in folder.glob(f"{VERSION}-*.npy") if ".tmp" not in p.name)
+def open_stock(folder: Path, world: str = "rooms") -> Stock:
+    """All shards of a world in a folder; raises FileNotFoundError if there is none."""
+    version = VERSIONS[world]
+    paths = sorted(p for p in folder.glob(f"{version}-*.npy") if ".tmp" not in p.name)
     if not paths:
-        raise FileNotFoundError(f"no rendered scenes of {VERSION} in {folder}: run `zoo render` first")
+        raise FileNotFoundError(f"no rendered scenes of {version} in {folder}: run `zoo render` first")
     planes = np.concatenate([np.load(path) for path in paths])
     captions = [c for path in paths for c in json.loads(path.with_suffix(".json").read_text())]
     return Stock(planes, captions)
