@@ -45,5 +45,10 @@ register(
         {"samples": 2048, "reference": 4096, "steps": 12, "guidance": 1.0, "network": _network},
         "samples",
         "Frechet distance",
+        extras={
+            "second": "",  # another feature space (benchmarks.features), "" for none
+            "second_weights": "",  # identity of its weights, which decide the numbers
+            "precision": "float32",  # "bfloat16": a diffusion model's products in it, features in float32
+        },
     ),
 )

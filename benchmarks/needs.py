@@ -103,7 +103,7 @@ def _here(spec: GeneratorSpec) -> bool:
 
 def needs_of(cell: Cell) -> tuple[Need, ...]:
     """Everything one cell needs."""
-    from benchmarks import data
+    from benchmarks import data, features
     from benchmarks.labels import predicted
     from benchmarks.predictors import registry as predictors
 
@@ -115,6 +115,8 @@ def needs_of(cell: Cell) -> tuple[Need, ...]:
         found.append(predictors.need(labels) if said else None)
     if "predictor" in cell.options:
         found.append(predictors.need(str(cell.options["predictor"])))
+    if cell.options.get("second"):
+        found.append(features.need(str(cell.options["second"])))
     return tuple(dict.fromkeys(need for need in found if need is not None))
 
 
@@ -123,7 +125,8 @@ def all_needs(cells: Iterable[Cell]) -> tuple[Need, ...]:
     seen: dict[tuple[str, ...], tuple[Need, ...]] = {}
     for cell in cells:
         where = (cell.data, cell.labels, cell.train_data, cell.train_labels)
-        key = (cell.model, cell.intrinsic, cell.method, *where, str(cell.options.get("predictor", "")))
+        asked = (str(cell.options.get(name, "")) for name in ("predictor", "second"))
+        key = (cell.model, cell.intrinsic, cell.method, *where, *asked)
         if key not in seen:
             seen[key] = needs_of(cell)
     return tuple(dict.fromkeys(need for needs in seen.values() for need in needs))

@@ -122,6 +122,8 @@ def make_cell(
     test_size = 0 if test_size == size else test_size
     if method == "predictor":
         options = _identified(options or {})
+    if method == "frechet" and (options or {}).get("second"):
+        options = _with_weights(options or {})
     cell = Cell(
         model=model,
         weights=weights,
@@ -152,6 +154,13 @@ def _identified(options: Mapping[str, Any]) -> dict[str, Any]:
 
     name = str(options.get("predictor", PREDICTOR))
     return {**options, "predictor": name, "identity": identity(name)}
+
+
+def _with_weights(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the method "frechet" with the identity of its second space, which decides its numbers."""
+    from .features import identity
+
+    return {**options, "second_weights": options.get("second_weights") or identity(str(options["second"]))}
 
 
 def shipped() -> dict[str, Path]:

@@ -63,6 +63,9 @@ _LISTED = (
     Metric("skill", _NORMAL + _DEPTH + _COLOR, "Skill over its own mean map", "%", False, False, 1),
     Metric("frechet_distance", _MODEL, "Frechet distance", "", True, True, 3),
     Metric("kernel_distance", _MODEL, "Kernel distance", "", True, False, 5),
+    # Of the second feature space, where a cell asks for one.
+    Metric("frechet_distance_2", _MODEL, "Frechet distance, second features", "", True, False, 3),
+    Metric("kernel_distance_2", _MODEL, "Kernel distance, second features", "", True, False, 5),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _LISTED}
 

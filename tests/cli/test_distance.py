@@ -14,10 +14,9 @@ from torch.nn import functional
 
 from benchmarks.cli import main
 from benchmarks.data.folder import picture_files, read_pictures
-from benchmarks.features import sets
+from benchmarks.features import describe, measure_features, sets
 from benchmarks.features.extractors import Extractor
-from benchmarks.predictors.rooms import load_rooms_network
-from benchmarks.quality import EXTRACTOR, distances, features_of
+from benchmarks.quality import SPACE, distances
 
 # What makes the extractor of these tests; torch prefers other formats by now.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
@@ -70,12 +69,11 @@ def test_a_folder_without_pictures_says_what_it_has(tmp_path: Path) -> None:
 
 def test_the_default_is_the_distance_of_the_records(tmp_path: Path) -> None:
     one, two = save(tmp_path / "one", 40, 0), save(tmp_path / "two", 40, 1)
-    network = load_rooms_network()
-    a, b = (features_of(network, read_pictures(picture_files(folder), 64)) for folder in (one, two))
+    a, b = (measure_features(SPACE, read_pictures(picture_files(folder), 64)) for folder in (one, two))
     expected, std = distances(a, b)
     found = answer(str(one), "--to", str(two))
     assert {name: found[name] for name in expected} == expected and found["kernel"]["std"] == std
-    assert found["extractor"] == EXTRACTOR and found["size"] == 64
+    assert found["extractor"] == describe(SPACE).extractor and found["size"] == 64
     assert found["protocol"]["resize"] == "lanczos" and found["protocol"]["crop"] is True
 
 

@@ -351,11 +351,11 @@ def test_spaces_say_what_they_need(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_features_of_pictures_are_those_of_the_rooms_network() -> None:
     from benchmarks.data.load import load_pictures
     from benchmarks.predictors.rooms import load_rooms_network
-    from benchmarks.quality import features_of
 
     pictures = load_pictures("rooms", "reference", range(6), 64, ()).pictures
     found = measure_features("rooms", pictures)
-    assert torch.equal(found, features_of(load_rooms_network(), pictures))
+    with torch.no_grad():
+        assert torch.equal(found, load_rooms_network().features(pictures))
     other = measure_features("dinov2-rooms", pictures, batch=4)
     assert other.shape == (6, 144) and (other[0] - other[1]).abs().max() > 1e-3
 
