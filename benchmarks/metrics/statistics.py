@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +16,15 @@ from scipy import special
 from scipy.stats import rankdata
 
 Array = NDArray[np.float64]
+Orders = NDArray[np.intp]
+Noise = tuple[Array, Array]  # (resamples, n) each: what the x and the y of n models might have been
 EXACT = 8  # most pairs for which all orders are counted: 8! = 40,320
 ORDERS = 9999  # random orders above that: p has a resolution of 1 / 10,000
+MOST_BIAS = 0.5  # standard deviations by which an interval of a correlation is moved at the most
 _BLOCK = 2_000_000  # numbers held at once while resampling
 
 
-def _stream(purpose: str, seed: int) -> np.random.Generator:
+def random_stream(purpose: str, seed: int) -> np.random.Generator:
     """The random numbers of one purpose and seed: a new purpose moves no other draw."""
     key = np.frombuffer(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:16], np.uint64)
     return np.random.Generator(np.random.Philox(key=key))
@@ -32,7 +36,7 @@ def _blocks(rows: int, width: int) -> Iterator[int]:
     yield from (min(size, rows - start) for start in range(0, rows, size))
 
 
-def _finite(values: ArrayLike, dimensions: Sequence[int], name: str) -> Array:
+def finite(values: ArrayLike, dimensions: Sequence[int], name: str) -> Array:
     array = np.asarray(values, np.float64)
     if array.ndim not in dimensions or array.size == 0:
         raise ValueError(f"{name} must be a filled array of {dimensions} axes, got shape {array.shape}")
@@ -41,7 +45,7 @@ def _finite(values: ArrayLike, dimensions: Sequence[int], name: str) -> Array:
     return array
 
 
-def _check_resampling(level: float, resamples: int) -> None:
+def check_resampling(level: float, resamples: int) -> None:
     if not 0 < level < 1 or resamples < 100:
         raise ValueError(f"need 0 < level < 1 and resamples >= 100, got {level} and {resamples}")
 
@@ -98,16 +102,26 @@ def _resampled_means(sums: Array, counts: Array, resamples: int, stream: np.rand
     return np.concatenate(found)
 
 
-def _bca_levels(means: Array, value: float, sums: Array, counts: Array, tails: Array) -> Array:
-    """Quantile levels of BCa, with the jackknife's acceleration: Efron, JASA 1987, sections 2 and 6."""
-    below = ((means < value).mean() + (means <= value).mean()) / 2
-    bias = special.ndtri(np.clip(below, 1 / (2 * len(means)), 1 - 1 / (2 * len(means))))
+def _corrected_levels(
+    drawn: Array, value: float, tails: Array, acceleration: float = 0.0, most: float = math.inf
+) -> Array:
+    """Quantile levels that correct the resamples' bias (and skew): Efron, JASA 1987, sections 2 and 3.
+
+    The bias, in standard deviations, is corrected by `most` at the most.
+    """
+    below = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    bias = special.ndtri(np.clip(below, 1 / (2 * len(drawn)), 1 - 1 / (2 * len(drawn))))
+    bias = np.clip(bias, -most, most)
+    shifted = bias + special.ndtri(tails)
+    return np.asarray(special.ndtr(bias + shifted / (1 - acceleration * shifted)))
+
+
+def _acceleration(sums: Array, counts: Array) -> float:
+    """Of a mean, by the jackknife: Efron, JASA 1987, section 6."""
     without = (sums.sum() - sums) / (counts.sum() - counts)
     deviation = without.mean() - without
     spread = (deviation**2).sum()
-    acceleration = (deviation**3).sum() / (6 * spread**1.5) if spread > 0 else 0.0
-    shifted = bias + special.ndtri(tails)
-    return np.asarray(special.ndtr(bias + shifted / (1 - acceleration * shifted)))
+    return float((deviation**3).sum() / (6 * spread**1.5)) if spread > 0 else 0.0
 
 
 def bootstrap_interval(
@@ -131,8 +145,8 @@ def bootstrap_interval(
     Raises:
         ValueError: NaN or Inf, no values, another shape, an unknown kind.
     """
-    array = _finite(values, (1,), "values")
-    _check_resampling(level, resamples)
+    array = finite(values, (1,), "values")
+    check_resampling(level, resamples)
     if kind not in ("percentile", "bca"):
         raise ValueError(f"kind must be percentile or bca, got {kind!r}")
     sums, counts = _clustered(array, clusters)
@@ -140,15 +154,15 @@ def bootstrap_interval(
     if n < 2:
         unit = "value" if clusters is None else "cluster"
         return Interval(value, None, None, level, n, method, f"one {unit} has no interval")
-    means = _resampled_means(sums, counts, resamples, _stream("bootstrap", seed))
+    means = _resampled_means(sums, counts, resamples, random_stream("bootstrap", seed))
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     if kind == "bca":
-        tails = _bca_levels(means, value, sums, counts, tails)
+        tails = _corrected_levels(means, value, tails, _acceleration(sums, counts))
     low, high = np.quantile(means, tails)
     return Interval(value, float(low), float(high), level, n, method)
 
 
-def _clustered_rows(array: Array, clusters: ArrayLike | None) -> tuple[Array, Array]:
+def sums_of_rows(array: Array, clusters: ArrayLike | None) -> tuple[Array, Array]:
     """Sums (seeds, groups) of the values (seeds, n) of each group, and how many values a group has."""
     if clusters is None:
         return array, np.ones(array.shape[1])
@@ -177,16 +191,16 @@ def mean_over_seeds(
     Raises:
         ValueError: NaN or Inf, no values, not two axes, or clusters of another length.
     """
-    array = _finite(values, (2,), "values")
-    _check_resampling(level, resamples)
-    sums, counts = _clustered_rows(array, clusters)
+    array = finite(values, (2,), "values")
+    check_resampling(level, resamples)
+    sums, counts = sums_of_rows(array, clusters)
     seeds, n = sums.shape
     unit = "pictures" if clusters is None else "groups of pictures"
     drawn = " and ".join(name for name, k in (("seeds", seeds), (unit, n)) if k > 1)
     method = f"percentile bootstrap over {drawn or 'nothing'}, {resamples} resamples"
     if array.size < 2:
         return Interval(float(array.mean()), None, None, level, n, method, "one value has no interval", seeds)
-    stream, found = _stream("seeds-and-pictures", seed), []
+    stream, found = random_stream("seeds-and-pictures", seed), []
     for block in _blocks(resamples, n):
         rows = stream.multinomial(seeds, np.full(seeds, 1 / seeds), block)
         columns = stream.multinomial(n, np.full(n, 1 / n), block)
@@ -207,7 +221,7 @@ def paired_difference(
     Raises:
         ValueError: shapes that differ, NaN or Inf, no values.
     """
-    first, second = _finite(a, (1, 2), "a"), _finite(b, (1, 2), "b")
+    first, second = finite(a, (1, 2), "a"), finite(b, (1, 2), "b")
     if first.shape != second.shape:
         raise ValueError(f"paired values need one shape, got {first.shape} and {second.shape}")
     difference = first - second
@@ -222,7 +236,7 @@ class Coefficient:
 
     Attributes:
         value: in [-1, 1].
-        low, high: percentile bootstrap interval over the pairs.
+        low, high: bootstrap interval over the pairs.
         p: two-sided: share of orders of y whose coefficient is at least as far from zero.
     """
 
@@ -269,7 +283,7 @@ class Correlation:
         return f"{'; '.join(parts)}; n = {self.n}, {self.level:.0%} bootstrap, {self.permutation}"
 
 
-def _standard(values: Array) -> Array:
+def standardized(values: Array) -> Array:
     """Rows (k, n) centered and of length 1; a constant row becomes zero."""
     # Dividing by the largest deviation first keeps squares of extreme values finite.
     centered = values - values.mean(1, keepdims=True)
@@ -282,7 +296,7 @@ def _standard(values: Array) -> Array:
 
 def pearson(x: Array, y: Array) -> Array:
     """Product-moment correlation of each row of x with the same row of y: (k, n), (k, n) -> (k,)."""
-    return np.asarray((_standard(x) * _standard(y)).sum(1).clip(-1, 1))
+    return np.asarray((standardized(x) * standardized(y)).sum(1).clip(-1, 1))
 
 
 def spearman(x: Array, y: Array) -> Array:
@@ -290,12 +304,17 @@ def spearman(x: Array, y: Array) -> Array:
     return pearson(rankdata(x, axis=1), rankdata(y, axis=1))
 
 
+def _agreement(x: Array, y: Array) -> Array:
+    """Pairs in the same order less pairs in the opposite one, of columns: (n, k), (n, k) -> (k,)."""
+    steps = ((np.sign(v[i] - v[i + 1 :]) for v in (x, y)) for i in range(len(x) - 1))
+    return np.asarray(sum((sx * sy).sum(0) for sx, sy in steps), np.float64)
+
+
 def kendall(x: Array, y: Array) -> Array:
     """Kendall's tau-b of rows: (k, n), (k, n) -> (k,). Source: Kendall, Biometrika 1945."""
-    first, second = np.triu_indices(x.shape[1], 1)
-    sx, sy = (np.sign(v[:, first] - v[:, second]) for v in (x, y))
-    untied = np.sqrt(np.abs(sx).sum(1) * np.abs(sy).sum(1))
-    return np.asarray((sx * sy).sum(1) / np.where(untied > 0, untied, 1))
+    first, second = (np.ascontiguousarray(values.T) for values in (x, y))
+    untied = np.sqrt(_agreement(first, first) * _agreement(second, second))
+    return np.asarray(_agreement(first, second) / np.where(untied > 0, untied, 1))
 
 
 _COEFFICIENTS: dict[str, Callable[[Array, Array], Array]] = {
@@ -308,41 +327,88 @@ _Found = dict[str, Array]
 
 def _measured(pairs: Iterator[tuple[Array, Array]]) -> _Found:
     """Every coefficient of blocks of rows (k, n), (k, n)."""
-    found = [{name: measure(x, y) for name, measure in _COEFFICIENTS.items()} for x, y in pairs]
-    return {name: np.concatenate([block[name] for block in found]) for name in _COEFFICIENTS}
+    return _joined({name: measure(x, y) for name, measure in _COEFFICIENTS.items()} for x, y in pairs)
 
 
-def _permuted(x: Array, y: Array, stream: np.random.Generator) -> Iterator[tuple[Array, Array]]:
-    """x with every order of y, or with ORDERS random ones."""
-    n = len(x)
+def _joined(found: Iterable[_Found]) -> _Found:
+    blocks = list(found)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+@lru_cache(maxsize=EXACT)
+def all_orders(n: int) -> Orders:
+    return np.array(list(itertools.permutations(range(n))), np.intp)
+
+
+def _orders(n: int, stream: np.random.Generator) -> Iterator[Orders]:
+    """Every order of n things, or ORDERS random ones: blocks (k, n)."""
     if n <= EXACT:
-        orders = np.array(list(itertools.permutations(range(n))))
-        yield np.broadcast_to(x, orders.shape), y[orders]
+        yield all_orders(n)
         return
     for block in _blocks(ORDERS, n * n):
-        rows = np.broadcast_to(y, (block, n))
-        yield np.broadcast_to(x, (block, n)), stream.permuted(rows, axis=1)
+        # Shuffling floats takes the same random numbers as shuffling y itself.
+        rows = np.broadcast_to(np.arange(n, dtype=np.float64), (block, n))
+        yield stream.permuted(rows, axis=1).astype(np.intp)
+
+
+def _reordered(x: Array, y: Array, orders: Orders) -> _Found:
+    """Every coefficient of x (n,) with each order of y (n,): only Kendall's is counted anew for each."""
+    plain, ranks = (standardized(np.stack(pair)) for pair in ((x, y), (rankdata(x), rankdata(y))))
+    own = np.sqrt(_agreement(x[:, None], x[:, None]) * _agreement(y[:, None], y[:, None]))
+    return {
+        "spearman": ranks[1][orders] @ ranks[0],
+        "pearson": plain[1][orders] @ plain[0],
+        "kendall": _agreement(x[:, None], np.ascontiguousarray(y[orders].T)) / own,
+    }
 
 
 def _p_values(x: Array, y: Array, observed: _Found, seed: int) -> dict[str, float]:
-    """Two-sided permutation p. Source of (1 + k) / (1 + m): Phipson and Smyth, SAGMB 2010."""
-    null = _measured(_permuted(x, y, _stream("permutation", seed)))
-    extra = 0 if len(x) <= EXACT else 1
+    """Two-sided permutation p of each coefficient."""
+    null = _joined(_reordered(x, y, orders) for orders in _orders(len(x), random_stream("permutation", seed)))
+    return {name: p_value(null[name], observed[name], len(x) <= EXACT) for name in observed}
+
+
+def p_value(null: Array, observed: Array, exact: bool) -> float:
+    """Share of orders as far from zero. Source of (1 + k) / (1 + m): Phipson and Smyth, SAGMB 2010."""
     # The same coefficient summed in another order may differ in the last digits and still counts.
-    reached = {name: np.abs(null[name]) >= np.abs(observed[name]) - 1e-12 for name in null}
-    return {name: float((extra + r.sum()) / (extra + len(r))) for name, r in reached.items()}
+    reached, extra = np.abs(null) >= np.abs(observed) - 1e-12, 0 if exact else 1
+    return float((extra + reached.sum()) / (extra + len(reached)))
 
 
-def _resampled(x: Array, y: Array, count: int, stream: np.random.Generator) -> Iterator[tuple[Array, Array]]:
+def _resampled(
+    x: Array, y: Array, count: int, stream: np.random.Generator, noise: Noise | None = None
+) -> Iterator[tuple[Array, Array]]:
     """Pairs drawn with replacement, without the resamples in which x or y is constant."""
-    n = len(x)
+    for drawn in drawn_pairs(len(x), count, stream):
+        first, second = taken(x, y, *drawn, noise)
+        varied = (np.ptp(first, 1) > 0) & (np.ptp(second, 1) > 0)
+        yield first[varied], second[varied]
+
+
+def drawn_pairs(n: int, count: int, stream: np.random.Generator) -> Iterator[tuple[Orders, Orders]]:
+    """Blocks of resamples: their numbers (k, 1), and which of n pairs each holds (k, n)."""
+    start = 0
     for block in _blocks(count, n * n):
-        drawn = stream.integers(n, size=(block, n))
-        varied = (np.ptp(x[drawn], 1) > 0) & (np.ptp(y[drawn], 1) > 0)
-        yield x[drawn[varied]], y[drawn[varied]]
+        yield np.arange(start, start + block)[:, None], stream.integers(n, size=(block, n))
+        start += block
 
 
-def _undefined(x: Array, y: Array) -> str:
+def taken(x: Array, y: Array, rows: Orders, pairs: Orders, noise: Noise | None) -> tuple[Array, Array]:
+    return (x[pairs], y[pairs]) if noise is None else (noise[0][rows, pairs], noise[1][rows, pairs])
+
+
+def bootstrap_ends(drawn: Array, value: float, level: float, noisy: bool) -> tuple[float, float]:
+    """Percentile ends; where noise was added to values that hold it already, corrected for that bias."""
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    drawn, value = (drawn.round(12), round(value, 12)) if noisy else (drawn, value)  # equal ones are ties
+    # Nothing is larger than a perfect order: every resample would count as bias, and no interval be left.
+    if noisy and abs(value) < 1:
+        tails = _corrected_levels(drawn, value, tails, most=MOST_BIAS)
+    low, high = np.quantile(drawn, tails)
+    return float(low), float(high)
+
+
+def undefined(x: Array, y: Array) -> str:
     if len(x) < 3:
         return "fewer than three pairs"
     constant = [name for name, values in (("x", x), ("y", y)) if np.ptp(values) == 0]
@@ -350,7 +416,12 @@ def _undefined(x: Array, y: Array) -> str:
 
 
 def correlation(
-    x: ArrayLike, y: ArrayLike, seed: int = 0, level: float = 0.95, resamples: int = 2000
+    x: ArrayLike,
+    y: ArrayLike,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 2000,
+    noise: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Correlation:
     """Spearman, Pearson and Kendall correlation with intervals and permutation p.
 
@@ -359,33 +430,57 @@ def correlation(
     have no coefficient and are left out, and how many remain is in the result. Intervals from a handful of
     models are rough: read them with n.
 
+    With `noise` resample k takes the drawn models' values from row k of both arrays. As the values hold
+    their noise already, this adds it once more and weakens the coefficients; the interval is corrected for
+    that bias (BC: Efron, JASA 1987), by MOST_BIAS at the most. With 25 normal pairs, true correlations of 0
+    to 0.95 and noise of 0 or 0.2 standard deviations of y it covers the noiseless Spearman in 93 to 97 % of
+    500 simulations (percentiles: 88 to 97 %), with noise of 0.5 and correlations up to 0.8 in 94 to 96 % (88
+    to 99 %). At 0.95 with 0.5 the noise hides too much of the order: 68 % (8 %).
+
     Args:
         x, y: (n,) each, one pair per model.
         seed: of resamples and random orders.
         level, resamples: as in `bootstrap_interval`.
+        noise: (resamples, n) each: draws of every x and of every y from its own sampling distribution, as
+            by `noise.cell_means`; None takes x and y as they are.
 
     Returns:
         A Correlation; with n < 3 or a constant x or y one that is not defined and says why.
 
     Raises:
-        ValueError: NaN or Inf, or lengths that differ.
+        ValueError: NaN or Inf, lengths that differ, or noise of another shape.
     """
-    first, second = (np.asarray(values, np.float64) for values in (x, y))
-    if first.ndim != 1 or first.shape != second.shape:
-        raise ValueError(f"correlation needs two vectors of one length, got {first.shape} and {second.shape}")
-    _check_resampling(level, resamples)
-    n = len(first)
-    if n:
-        _finite(first, (1,), "x"), _finite(second, (1,), "y")
-    if reason := _undefined(first, second):
+    first, second = checked_pairs(x, y)
+    check_resampling(level, resamples)
+    n, drawn = len(first), checked_noise(noise, (resamples, len(first)))
+    if reason := undefined(first, second):
         return Correlation(n, reason=reason, level=level)
     observed = _measured(iter([(first[None], second[None])]))
     p = _p_values(first, second, observed, seed)
-    drawn = _measured(_resampled(first, second, resamples, _stream("pairs", seed)))
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    found: dict[str, Any] = {}
-    for name, value in observed.items():
-        low, high = np.quantile(drawn[name], tails)
-        found[name] = Coefficient(float(value[0]), float(low), float(high), p[name])
+    again = _measured(_resampled(first, second, resamples, random_stream("pairs", seed), drawn))
+    found: dict[str, Any] = {
+        name: Coefficient(
+            float(value[0]), *bootstrap_ends(again[name], float(value[0]), level, noise is not None), p[name]
+        )
+        for name, value in observed.items()
+    }
     orders = f"exact p of {math.factorial(n)} orders" if n <= EXACT else f"Monte Carlo p of {ORDERS} orders"
-    return Correlation(n, **found, level=level, resamples=len(drawn["pearson"]), permutation=orders)
+    return Correlation(n, **found, level=level, resamples=len(again["spearman"]), permutation=orders)
+
+
+def checked_pairs(x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+    first, second = (np.asarray(values, np.float64) for values in (x, y))
+    if first.ndim != 1 or first.shape != second.shape:
+        raise ValueError(f"correlation needs two vectors of one length, got {first.shape} and {second.shape}")
+    if len(first):
+        finite(first, (1,), "x"), finite(second, (1,), "y")
+    return first, second
+
+
+def checked_noise(noise: tuple[ArrayLike, ArrayLike] | None, shape: tuple[int, int]) -> Noise | None:
+    if noise is None:
+        return None
+    first, second = (np.asarray(values, np.float64) for values in noise)
+    if not first.shape == second.shape == shape:
+        raise ValueError(f"noise needs two arrays of shape {shape}, got {first.shape} and {second.shape}")
+    return first, second
