@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from benchmarks.data import own_pictures
 from benchmarks.metrics.paired import Paired, holm, paired
 from probes.methods import METHODS
 
 from .formats import markdown_grid, markdown_text
+from .gaps import scores
 from .gather import Facts, Group, Question, main_settings, plain
 
 LEVEL = 0.05
@@ -95,20 +94,10 @@ def _pairs(
 
 def _pair(question: Question, names: Sequence[str], a: Group, b: Group) -> Iterator[Comparison]:
     """The pair, if both have one score for each of the same pictures."""
-    metric = question.metric.name
-    values = [_pictures(group, metric) for group in (a, b)]
-    if values[0] is None or values[1] is None or len(values[0]) != len(values[1]):
-        return
-    clusters = a.done[0].details.get("groups")
-    yield Comparison(question, names[0], names[1], paired(values[0], values[1], clusters), 1.0, 0)
-
-
-def _pictures(group: Group, metric: str) -> np.ndarray | None:
-    """One number for each test picture, the mean over seeds."""
-    each = [record.per_image.get(metric) for record in group.done]
-    if any(values is None for values in each) or len({len(values or ()) for values in each}) != 1:
-        return None
-    return np.asarray(each, np.float64).mean(0)
+    found = scores([a, b])
+    if found is not None:
+        (first, second), clusters = found
+        yield Comparison(question, names[0], names[1], paired(first, second, clusters or None), 1.0, 0)
 
 
 def comparison_lines(found: Sequence[Comparison]) -> list[dict[str, Any]]:

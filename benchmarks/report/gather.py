@@ -146,6 +146,7 @@ class Facts:
 
     Attributes:
         trained: share of its training, 0 for random initialization, None if unknown.
+        control: what was done so that it cannot know a scene ("scrambled"), "" for a model as it is meant.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Facts:
     family: str
     domain: str
     trained: float | None
+    control: str = ""
 
 
 def model_facts(results: Results) -> dict[str, Facts]:
@@ -170,7 +172,7 @@ def model_facts(results: Results) -> dict[str, Facts]:
 def _facts(name: str, told: Mapping[str, Any]) -> Facts:
     family = str(told.get("family") or name.split(".")[0])
     title, domain = str(told.get("title") or name), str(told.get("domain") or "unknown")
-    return Facts(name, title, family, domain, told.get("trained"))
+    return Facts(name, title, family, domain, told.get("trained"), str(told.get("control") or ""))
 
 
 def noise(cell: Cell) -> float:

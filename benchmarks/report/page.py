@@ -11,15 +11,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from .answers import TOPICS, WORDS, Answer
 from .compared import ABOUT, Comparison, comparison_rows
 from .compared import HEAD as PAIRED
-from .correlation import HEAD, Panel, correlation_rows
+from .correlation import Panel, Table, correlation_tables, verdicts
+from .findings import ABOUT_ANSWERS, Block
 from .formats import ALONE_TITLE, FRECHET, QUALITY_TITLE, Overview, data_words, overviews
-from .gather import MARKS
+from .gaps import NO, OPEN
+from .gather import MARKS, Question
+from .known import Known, known_block
 from .reading import Results
 from .table import ALONE, Entry, Row, Section
 
 MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}
+FAILURES = 12  # of more the list is folded
 MANY = 6  # distinct values of a fact about the machine that are listed; more become a range or a count
 
 
@@ -51,14 +56,24 @@ def page(
     panels: Sequence[Panel],
     pairs: Sequence[Comparison],
     figures: Figures,
+    answered: Sequence[Block],
+    ceilings: Mapping[Question, str],
+    known: Sequence[Known] = (),
 ) -> str:
-    """The page as HTML text."""
+    """The page as HTML text.
+
+    Args:
+        answered: what stands at its top.
+        ceilings: how far off the predictor of a question is, in words.
+        known: what each model knows, by marks.
+    """
     curves = "".join(_figure(_vector(paths), title) for title, paths in figures.curves.items())
     parts = [
         _header(results),
-        _block("How to read", "legend", _legend()),
+        _block("In short", "answers", _answers(answered, ceilings)),
+        _block("What does each model know?", "known", known_block(known)),
         _block("All at once", "overview", _overview(found)),
-        _block("With intervals", "table", "".join(_section(s) for s in found)),
+        _block("With intervals", "table", _legend() + "".join(_section(s, ceilings) for s in found)),
         _block("Does better drawing go with more knowledge?", "correlation", _correlation(panels, figures)),
         _block("Which differences are more than chance?", "comparison", _comparison(pairs)),
         _block("What the models draw", "samples", _samples(figures)),
@@ -97,6 +112,58 @@ def _header(results: Results) -> str:
     return f"<header><h1>{escape(results.title)}</h1>{question}<ul class=counts>{counts}</ul></header>"
 
 
+def _answers(answered: Sequence[Block], ceilings: Mapping[Question, str]) -> str:
+    """The block of most models open, those of other data folded."""
+    order = sorted(answered, key=lambda block: -max((a.models for a in _all(block)), default=0))
+    parts = [f"<details><summary>By which rules</summary><p>{escape(ABOUT_ANSWERS)}</p></details>"]
+    for number, block in enumerate(order):
+        inside = _answer_list(block) + _ceilings(block, ceilings)
+        title = f"<h3>On {escape(block.title)}</h3>"
+        folded = f"<details class=more><summary>{title}</summary>{inside}</details>"
+        parts.append(folded if number else title + inside)
+    return "".join(parts) if answered else ""
+
+
+def _all(block: Block) -> list[Answer]:
+    return [answer for answers in block.topics.values() for answer in answers]
+
+
+def _answer_list(block: Block) -> str:
+    parts = []
+    for topic, answers in block.topics.items():
+        lines = "".join(_answer(*group) for group in _alike(answers))
+        parts.append(f"<dt>{escape(TOPICS[topic])}</dt><dd><ul>{lines}</ul></dd>")
+    return f"<dl class=answers>{''.join(parts)}</dl>"
+
+
+def _alike(answers: Sequence[Answer]) -> list[tuple[str, Answer]]:
+    """Answers that say the same together: (what they are about, one of them)."""
+    found: dict[tuple[str, str], list[Answer]] = {}
+    for answer in answers:
+        found.setdefault((answer.short, answer.text), []).append(answer)
+    return [(", ".join(a.about for a in same), same[0]) for same in found.values()]
+
+
+def _answer(about: str, answer: Answer) -> str:
+    look = WORDS[answer.sign].replace(" ", "-")
+    if answer.topic == "most" and answer.measured:
+        look = "not-told" if answer.sign in (NO, OPEN) else "yes"
+    word = f'<b class="said {look}">{escape(answer.short)}</b>'
+    text = escape(answer.text).replace("; by ", ";<br>by ")  # each method on a line of its own
+    return f"<li><i>{escape(about)}</i> {word} <span>{text}</span></li>"
+
+
+def _ceilings(block: Block, ceilings: Mapping[Question, str]) -> str:
+    """How far off the truth of these answers is itself."""
+    questions = dict.fromkeys(answer.question for answer in _all(block))
+    lines = [f"<li><i>{escape(q.title)}</i> {escape(ceilings[q])}</li>" for q in questions if ceilings.get(q)]
+    return (
+        f"<p class=note>The ceiling of these numbers:</p><ul class=ceilings>{''.join(lines)}</ul>"
+        if lines
+        else ""
+    )
+
+
 HOW_TO_READ = """<p>Each number is the mean over seeds; below it stands its 95 % bootstrap interval over
 seeds and test pictures, and the number of seeds (2/3: one of three is missing). The best mean of a column
 among the trained models is <b class=best>marked</b>; models whose intervals overlap may well be equal.
@@ -109,12 +176,14 @@ pictures).</p>"""
 
 def _legend() -> str:
     marks = "".join(f"<dt>{escape(m) or '(blank)'}</dt><dd>{escape(what)}</dd>" for m, what in MARKS.items())
-    return f"{HOW_TO_READ}<dl class=marks>{marks}</dl>"
+    return f"<details><summary>How to read</summary>{HOW_TO_READ}<dl class=marks>{marks}</dl></details>"
 
 
 def _overview(found: Sequence[Section]) -> str:
-    note = "<p class=note>Means only; an asterisk: seeds are missing.</p>"
-    return note + "".join(_scrolling(_overview_table(one)) for one in overviews(found))
+    said = "; ".join(f"{mark or 'blank'}: {what}" for mark, what in MARKS.items())
+    note = f"Means only, best <b class=best>marked</b>; an asterisk: seeds are missing; {escape(said)}."
+    tables = "".join(_scrolling(_overview_table(one), "tall") for one in overviews(found))
+    return f"<p class=note>{note}</p>{tables}"
 
 
 def _overview_table(one: Overview) -> str:
@@ -136,8 +205,10 @@ def _short_cell(text: str, best: bool) -> str:
     return f"<td{look}>{escape(text)}</td>"
 
 
-def _section(section: Section) -> str:
-    head = f"<h3>{escape(section.heading)}</h3><p class=note>{escape(data_words(section))}</p>"
+def _section(section: Section, ceilings: Mapping[Question, str]) -> str:
+    """One question, folded: what it is stands above it."""
+    said = " ".join(filter(None, (f"{data_words(section)}.", ceilings.get(section.question, ""))))
+    head = f"<summary><h3>{escape(section.heading)}</h3><span class=note>{escape(said)}</span></summary>"
     models = _table(section, section.models, "model", section.columns) if section.models else ""
     alone = {ALONE: ALONE_TITLE} if any(ALONE in row.entries for row in section.controls) else {}
     controls = (
@@ -146,7 +217,7 @@ def _section(section: Section) -> str:
         else ""
     )
     label = "<h4>Controls</h4>" if controls else ""
-    return f"<article>{head}{models}{label}{controls}</article>\n"
+    return f"<details class=more>{head}{models}{label}{controls}</details>\n"
 
 
 def _table(section: Section, rows: Sequence[Row], kind: str, columns: Mapping[str, str]) -> str:
@@ -158,13 +229,13 @@ def _table(section: Section, rows: Sequence[Row], kind: str, columns: Mapping[st
         cells = [_cell(row.frechet, FRECHET.decimals)] if quality else []
         cells += [_cell(row.entries.get(key, Entry(None, "")), section.metric.decimals) for key in columns]
         body.append(f"<tr><th scope=row>{escape(row.title)}</th>{''.join(cells)}</tr>")
-    return _scrolling(
-        f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
-    )
+    table = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return _scrolling(table, "tall")
 
 
-def _scrolling(table: str) -> str:
-    return f'<div class="wide" tabindex="0">{table}</div>'
+def _scrolling(table: str, more: str = "") -> str:
+    """What scrolls by itself; "tall": up and down, too, below its own head."""
+    return f'<div class="{f"wide {more}".strip()}" tabindex="0">{table}</div>'
 
 
 def _cell(entry: Entry, digits: int) -> str:
@@ -177,23 +248,32 @@ def _cell(entry: Entry, digits: int) -> str:
 
 
 HOW_TO_COMPARE = """Each point is a model: its Frechet distance (left is better) against its error (down is
-better), bars are 95 % intervals, hollow points were never trained. Models of different domains, data or
-options are never in one panel. Coefficients with 95 % bootstrap intervals over models and two-sided
-permutation p; from a handful of models they are rough."""
+better), bars are 95 % intervals, hollow points were never trained, crossed hollow ones were trained on
+scrambled pictures. Models of different domains, data or options are never in one panel. Coefficients with
+95 % bootstrap intervals over models, test pictures and seeds, and two-sided permutation p; from a handful of
+models they are rough."""
 
 
 def _correlation(panels: Sequence[Panel], figures: Figures) -> str:
     if not panels:
         return ""
-    rows = [line for panel in panels for line in correlation_rows(panel)]
+    said = "".join(f"<li>{escape(sentence)}</li>" for sentence in verdicts(panels))
     drawn = [(f"{title}: error against Frechet distance", _vector(p)) for title, p in figures.scatter.items()]
     text = "".join(_figure(path, title) for title, path in drawn)
-    cells = "".join("<tr>" + "".join(f"<td>{escape(t)}</td>" for t in line) + "</tr>" for line in rows)
-    head = "".join(f"<th>{name}</th>" for name in HEAD)
-    table = f'<table class="words numbers"><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>'
     how = "; ".join(dict.fromkeys(f"{p.domain}: {p.quality}" for p in panels))
     note = f"<p class=note>{HOW_TO_COMPARE} How the Frechet distance was measured: {escape(how)}.</p>"
-    return note + text + _scrolling(table)
+    tables = "".join(_coefficients(table) for table in correlation_tables(panels))
+    return f"{note}<details><summary>In words</summary><ul>{said}</ul></details>{text}{tables}"
+
+
+def _coefficients(table: Table) -> str:
+    """One table of coefficients, folded."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
+    rows = "".join("<tr>" + "".join(f"<td>{escape(t)}</td>" for t in line) + "</tr>" for line in table.rows)
+    text = f'<table class="words numbers"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    title = f"{table.title or 'All coefficients'}, {len(table.rows)} lines"
+    note = f"<p class=note>{escape(table.note)}</p>"
+    return f"<details><summary>{escape(title)}</summary>{_scrolling(text, 'tall')}{note}</details>"
 
 
 def _comparison(pairs: Sequence[Comparison]) -> str:
@@ -205,7 +285,7 @@ def _comparison(pairs: Sequence[Comparison]) -> str:
         cells = "".join("<tr>" + "".join(f"<td>{escape(t)}</td>" for t in row) + "</tr>" for row in rows)
         table = f'<table class="words numbers"><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table>'
         title = f"{question.title}: {question.metric.title}, {len(rows)} pairs"
-        parts.append(f"<details><summary>{escape(title)}</summary>{_scrolling(table)}</details>")
+        parts.append(f"<details><summary>{escape(title)}</summary>{_scrolling(table, 'tall')}</details>")
     return "".join(parts)
 
 
@@ -241,8 +321,17 @@ curve.</p>"""
 
 def _grids(figures: Figures) -> str:
     sheets = [path for path in figures.grids if path.stem != "qualitative"]
-    text = "".join(_figure(path, f"maps: {path.stem.removeprefix('qualitative-')}") for path in sheets)
+    text = "".join(
+        _folded(path, f"maps: {path.stem.removeprefix('qualitative-')}", i > 0)
+        for i, path in enumerate(sheets)
+    )
     return HOW_TO_LOOK + text if text else ""
+
+
+def _folded(path: Path, title: str, folded: bool) -> str:
+    """A figure; all but the first of many wait behind their title."""
+    figure = _figure(path, title)
+    return f"<details><summary>{escape(title)}</summary>{figure}</details>" if folded else figure
 
 
 def _failures(results: Results) -> str:
@@ -255,6 +344,9 @@ def _failures(results: Results) -> str:
     if results.strangers:
         lines.append(f"<li>{len(results.strangers)} records of cells not in the suite are left out.</li>")
     text = "".join(lines)
+    if len(lines) > FAILURES:
+        summary = f"<summary>{len(lines)} lines</summary>"
+        return f"<details>{summary}<ul class=failures>{text}</ul></details>"
     return f"<ul class=failures>{text}</ul>" if lines else "<p>Nothing failed and nothing is missing.</p>"
 
 

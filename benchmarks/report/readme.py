@@ -1,29 +1,37 @@
-"""results/README.md, generated from the stores beside it."""
+"""results/README.md, generated from the stores beside it: a short report, and links to the rest."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
 from generators.errors import UserError
 
-from .correlation import correlation_markdown, find_panels
-from .formats import front_table, markdown_text, marks_words, overview, write
-from .gather import gather, model_facts
+from .answers import Answer, find_answers, furthest, real
+from .ceiling import Ceiling, ceiling_text, read_ceilings
+from .claims import claims_markdown
+from .correlation import find_panels
+from .findings import ABOUT_ANSWERS, Block, blocks, finding_lines
+from .formats import all_rows, by_context, front_table, markdown_text, marks_words, overview, write
+from .gather import Facts, Group, gather, model_facts
 from .reading import Results, read_store
-from .table import sections
+from .table import Section, sections
 
 PROTOCOLS = {1: "first"}  # version -> why it was raised
-PATTERNS = ("scatter-*.png", "curve-*.png", "qualitative.png", "qualitative-*.png")
+FIGURES = ("scatter-normal.png", "scatter-*.png", "curve-*.png", "qualitative.png")  # the first there is
+MAIN = ("lora", "linear")  # methods that short tables show, where a store has one of them
+MOST = 14  # rows of a short table; of more models the furthest-trained and their controls are shown
 HEAD = """# Results
 
-This file is generated from the records beside it; do not edit it. To make it anew, with all figures:
+A short report, generated from the records beside it; do not edit it. To make it anew, with all figures:
 
     intrinsic-bench report
 
 To measure again what is missing: `intrinsic-bench run SUITE`. Every folder holds `suite.json` (what was
-asked), `records/` (one JSON file per cell: what was measured) and the report made from them.
+asked), `records/` (one JSON file per cell: what was measured) and `report/`: begin with its `index.html`.
 """
 
 
@@ -34,10 +42,28 @@ def write_results_readme(results: Path) -> Path:
         UserError: a corrupt record or suite file, or records of different protocols in one store.
     """
     stores = [path for path in sorted(results.iterdir()) if any((path / "records").glob("*.json"))]
-    parts = [HEAD, *_beside(results), *(_store(results, read_store(store)) for store in stores)]
-    if not stores:
+    told = [_Told(results, read_store(store)) for store in stores]
+    parts = [HEAD]
+    if told:
+        parts.append(f"## What the paper claims and what rooms say\n\n{_claims(results, told)}\n")
+        parts.append(f"## Store by store\n\n{markdown_text(ABOUT_ANSWERS)}\n\n{_marks()}\n")
+        parts += [one.text() for one in told]
+    else:
         parts.append("No suite has been run yet.\n")
-    return write(results / "README.md", "\n".join([*parts, _protocols()]))
+    return write(results / "README.md", "\n".join([*parts, *_beside(results), _protocols()]))
+
+
+def _claims(results: Path, told: Sequence[_Told]) -> str:
+    from .paper.published import read_published
+
+    there = (results / "published").is_dir()
+    published = read_published(results / "published") if there else None
+    return claims_markdown([answer for one in told for answer in one.answers], published)
+
+
+def _marks() -> str:
+    bold = "bold: the best trained model of a column"
+    return f"In the tables: means over seeds; an asterisk: seeds are missing; {bold}; {marks_words()}."
 
 
 BESIDE = {
@@ -53,7 +79,7 @@ def _beside(results: Path) -> list[str]:
     there = [name for name in BESIDE if (results / name).is_dir()]
     home = {name: name + "/README.md" * (results / name / "README.md").is_file() for name in there}
     listed = "\n".join(f"- [{name}]({home[name]}): {BESIDE[name]}" for name in there)
-    return [f"Beside them:\n\n{listed}\n"] if there else []
+    return [f"## Beside them\n\n{listed}\n"] if there else []
 
 
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"  # what stands between them in a README is generated
@@ -77,30 +103,80 @@ def fill_front_page(store: Path, readme: Path) -> Path:
     scatter = _found(results, "scatter-normal.png")[:1]
     parts = [
         f"**{markdown_text(results.question)}** {FRONT_METHOD}, mean over seeds and test pictures:",
-        front_table(sections(groups, facts), FRONT_METHOD),
+        front_table(compact(sections(groups, facts), facts), FRONT_METHOD),
         *(f"![{path.stem}]({_address(home, path.resolve())})" for path in scatter),
         f"All methods, controls, intervals and curves: [results]({_address(home, store.resolve().parent)}).",
     ]
     return write(readme, f"{before}{OPEN}\n" + "\n\n".join(parts) + f"\n{CLOSE}{after}")
 
 
-FILES = ("table.md", "table.csv", "expanded.csv", "comparison.md", "index.html")
+FILES = ("index.html", "table.md", "correlation.md", "comparison.md", "known.md", "table.csv", "expanded.csv")
 
 
-def _store(root: Path, results: Results) -> str:
-    groups, facts = gather(results), model_facts(results)
-    parts = [
-        f"## {markdown_text(results.title)}",
-        markdown_text(results.question),
-        f"{len(results.done)} of {len(results.planned)} cells measured, {len(results.failed)} failed.",
-        overview(sections(groups, facts)),
-        f"Means over seeds; an asterisk: seeds are missing; bold: the best trained model; {marks_words()}.",
-        f"With intervals and controls: {_links(root, results, FILES)}.",
-        "### Frechet distance and accuracy",
-        correlation_markdown(find_panels(groups, facts)),
-        _figures(root, results),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+class _Told:
+    """A store with what it answers, read once."""
+
+    def __init__(self, root: Path, results: Results) -> None:
+        self.root, self.results = root, results
+        self.facts = model_facts(results)
+        groups: list[Group] = gather(results)
+        self.sections = sections(groups, self.facts)
+        self.answers: list[Answer] = find_answers(groups, self.facts, find_panels(groups, self.facts))
+        self.ceilings: list[Ceiling] = read_ceilings(results.store)
+
+    def text(self) -> str:
+        """Its section: question, findings, one table, one figure, links."""
+        results = self.results
+        counts = (
+            f"{len(results.done)} of {len(results.planned)} cells measured, {len(results.failed)} failed."
+        )
+        short = compact(self.sections, self.facts)
+        parts = [
+            f"### {markdown_text(results.title)}",
+            f"**{markdown_text(results.question)}** {counts}" if results.question else counts,
+            *(self._findings(block, short) for block in blocks(self.answers)),
+            _figure(self.root, results),
+            f"The rest: {_links(self.root, results, FILES)}.",
+        ]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def _findings(self, block: Block, short: Sequence[Section]) -> str:
+        """Findings and table of one kind of data, and how far off its predictor is."""
+        asked = {answer.question for answers in block.topics.values() for answer in answers}
+        mine = [section for section in short if section.question in asked]
+        lines = "\n".join(finding_lines(block, markdown_text))
+        parts = [f"On {markdown_text(block.title)}:", lines, overview(mine), self._ceilings(mine)]
+        return "\n\n".join(part for part in parts if part)
+
+    def _ceilings(self, mine: Sequence[Section]) -> str:
+        """The ceiling of each column as a note below the table."""
+        told = [(s.question.title, ceiling_text(s.question, self.ceilings)) for s in mine]
+        return " ".join(f"*{markdown_text(title)}*: {markdown_text(text)}" for title, text in told if text)
+
+
+def compact(found: Sequence[Section], facts: Mapping[str, Facts]) -> list[Section]:
+    """Sections with their main columns and few rows: how a short table shows them."""
+    short = []
+    for together in by_context(found):
+        names = list(dict.fromkeys(row.model for s in together for row in all_rows(s)))
+        kept = names if len(names) <= MOST else _few(names, facts)
+        short += [_compact(section, kept) for section in together]
+    return short
+
+
+def _few(names: Sequence[str], facts: Mapping[str, Facts]) -> list[str]:
+    """The furthest-trained models of each family and domain, and every control."""
+    return [*furthest(names, facts), *(name for name in names if not real(facts[name]))]
+
+
+def _compact(section: Section, kept: Sequence[str]) -> Section:
+    main = {m: title for m, title in section.columns.items() if m in MAIN}
+    return replace(
+        section,
+        columns=main or section.columns,
+        models=[row for row in section.models if row.model in kept],
+        controls=[row for row in section.controls if row.model in kept],
+    )
 
 
 def _found(results: Results, pattern: str) -> list[Path]:
@@ -121,9 +197,10 @@ def _address(root: Path, path: Path) -> str:
     return quote(Path(os.path.relpath(path, root)).as_posix())
 
 
-def _figures(root: Path, results: Results) -> str:
-    paths = [path for pattern in PATTERNS for path in _found(results, pattern)]
-    return "\n\n".join(f"![{path.stem}]({_address(root, path)})" for path in dict.fromkeys(paths))
+def _figure(root: Path, results: Results) -> str:
+    """One figure; the page has all."""
+    paths = [path for pattern in FIGURES for path in _found(results, pattern)]
+    return "".join(f"![{path.stem}]({_address(root, path)})" for path in paths[:1])
 
 
 def _protocols() -> str:

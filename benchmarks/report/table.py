@@ -133,11 +133,11 @@ def _section(
     }
     names = list(dict.fromkeys(g.cell.model for g in own if plain(g.cell)))
     rows = {name: {m: _entry(shown.get((name, m)), metric) for m in methods} for name in names}
-    random = [name for name in names if facts[name].trained == 0]
-    models = {name: entries for name, entries in rows.items() if name not in random}
+    blind = {name: _blind(facts[name]) for name in names if _blind(facts[name])}
+    models = {name: entries for name, entries in rows.items() if name not in blind}
     best = _best(models, methods, metric)
     frechet = {name: frechet_entry(name, groups) for name in names}
-    controls = [Row(f"{facts[n].title} (never trained)", rows[n], frechet[n], n) for n in random]
+    controls = [Row(f"{facts[n].title} ({why})", rows[n], frechet[n], n) for n, why in blind.items()]
     return Section(
         question,
         metric,
@@ -146,6 +146,11 @@ def _section(
         controls + _control_rows(own, facts, metric, main),
         _settings(own, facts, main),
     )
+
+
+def _blind(told: Facts) -> str:
+    """Why a model cannot know a scene, "" if it may."""
+    return "never trained" if told.trained == 0 else told.control
 
 
 def _entry(group: Group | None, metric: Metric) -> Entry:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.metrics import Metric
 
+from .ceiling import ceilings_of, predicted, read_ceilings
 from .formats import ALONE_TITLE, FRECHET, QUALITY_TITLE
 from .gather import FAILED, IMPOSSIBLE, MISSING, gather, model_facts, probe_methods
 from .reading import read_store
@@ -50,18 +51,22 @@ def terminal_table(store: Path, width: int = WIDE) -> Table:
     columns = [*methods, ALONE]
     for column in columns:
         table.add_column(titles[column], justify="right", min_width=7, max_width=None if wide else 8)
+    known = read_ceilings(store)
     for section in found:
-        _add(table, section, columns, compact_text if width >= WIDE else short_text)
+        there = ceilings_of(section.question, known)
+        off = f" (itself off by {there[0].text})" if there else " (its own error is not measured)"
+        truth = f"; truth by {section.question.context.labels}{off}" if predicted(section.question) else ""
+        _add(table, section, columns, compact_text if width >= WIDE else short_text, truth)
     return table
 
 
-def _add(table: Table, section: Section, columns: Sequence[str], written: Written) -> None:
+def _add(table: Table, section: Section, columns: Sequence[str], written: Written, truth: str) -> None:
     from rich.text import Text
 
     metric = section.metric
     arrow = "↓" if metric.lower_is_better else "↑"
     unit = metric.unit_of(section.question.intrinsic, section.question.alignment) or metric.title
-    several = Text(f"{section.question.title} ({unit}) {arrow}", style="bold cyan")
+    several = Text(f"{section.question.title} ({unit}) {arrow}{truth}", style="bold cyan")
     table.add_section()
     table.add_row(several)
     for row in section.models:

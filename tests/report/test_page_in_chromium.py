@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.report import write_report
-from tests.report.synthetic import cell, record, write_maps, write_record, write_suite
+from tests.report.synthetic import INTRINSICS, cell, record, write_maps, write_record, write_suite
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
@@ -22,6 +22,12 @@ FLAGS = (
 )
 WIDTHS = (390, 1280)
 MEASURE = """
+const stays = box => {  // a table scrolled in its box keeps the models' names and its head in sight
+  box.scrollLeft = 150; box.scrollTop = 400;
+  const place = what => box.querySelector(what).getBoundingClientRect(), out = box.getBoundingClientRect();
+  const names = Math.abs(place("tbody th").left - out.left) < 2;
+  return names && (box.scrollTop == 0 || Math.abs(place("thead").top - out.top) < 2);
+};
 const measure = frame => {
   const page = frame.contentDocument, images = [...page.images];
   return {
@@ -29,6 +35,9 @@ const measure = frame => {
     scroll: page.documentElement.scrollWidth,
     images: images.length,
     broken: images.filter(i => !(i.complete && i.naturalWidth > 0)).map(i => i.alt),
+    answers: page.querySelector("#answers h2")?.getBoundingClientRect().top < 700,
+    sticks: [...page.querySelectorAll("#overview .wide")].every(stays),
+    height: page.documentElement.scrollHeight,
     requests: frame.contentWindow.performance.getEntriesByType("resource").map(e => e.name),
   };
 };
@@ -74,8 +83,29 @@ def test_the_page_in_a_browser(tmp_path: Path) -> None:
         write_record(store, made)
     write_report(store, tmp_path / "out")
     page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    expected = {"images": 5, "broken": [], "requests": [], "answers": True, "sticks": True}
     for measured, width in zip(look(page, tmp_path), WIDTHS, strict=True):
-        assert measured == {"width": width, "scroll": width, "images": 5, "broken": [], "requests": []}
+        assert measured.pop("height")
+        assert measured == {"width": width, "scroll": width} | expected
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH")
+def test_the_page_of_sixty_models_can_be_read(tmp_path: Path) -> None:
+    """Answers on the first screen, tables that scroll by themselves, and all but the answers folded."""
+    store = tmp_path / "store"
+    store.mkdir()
+    models = [f"gan.{n}" for n in range(60)]
+    cells = [cell(m, i, k) for m in models for i in INTRINSICS for k in ("lora", "linear")]
+    write_suite(store, cells)
+    for c in cells:
+        write_record(store, record(c))
+    write_report(store, tmp_path / "out")
+    page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    for measured, width in zip(look(page, tmp_path), WIDTHS, strict=True):
+        assert (measured["scroll"], measured["answers"], measured["sticks"]) == (width, True, True)
+        assert int(str(measured["height"])) < 6500
+    loose = page.replace("position: sticky", "position: static")
+    assert not any(measured["sticks"] for measured in look(loose, tmp_path))
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on the PATH")

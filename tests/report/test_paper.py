@@ -111,14 +111,13 @@ def test_a_changed_number_is_shown_changed(results: Path, quick: Callable[[str],
 def test_where_nothing_is_measured_every_artifact_says_so(bare: Path) -> None:
     for artifact in ARTIFACTS:
         text = (bare / f"{artifact.name}.md").read_text()
-        said = "no rule yet" if artifact.name == "table-1" else "not measured here"
-        assert f"| {said} |" in text or artifact.name == "table-6", artifact.name
+        assert "| not measured here |" in text or artifact.name == "table-6", artifact.name
         assert all(
             not line["here"] or line["kind"] in ("counted", "set")
             for line in lines_of(bare / f"{artifact.name}.csv")
         )
     page = (bare / "index.html").read_text()
-    assert "not measured here" in page and "no rule yet" in page
+    assert "not measured here" in page
     assert "Nothing of the twin on rooms has been run yet" in page
 
 
@@ -476,5 +475,6 @@ def test_latex_compiles_and_no_table_sticks_out(
 def test_the_page_in_a_browser(bare: Path, tmp_path: Path) -> None:
     page = (bare / "index.html").read_text(encoding="utf-8")
     for measured, width in zip(look(page, tmp_path), WIDTHS, strict=True):
-        assert measured == {"width": width, "scroll": width, "images": 8, "broken": [], "requests": []}
+        wanted = {"width": width, "scroll": width, "images": 8, "broken": [], "requests": []}
+        assert {key: measured[key] for key in wanted} == wanted
     assert all(f'id="{a.name}"' in page for a in ARTIFACTS)

@@ -54,7 +54,7 @@ def _intrinsics(world: World, generated: bool, colors: bool = True) -> tuple[Col
 SHARE = Column("lora_params_percent", "LoRA Param. %", "trainable_percent", 2, lower=None)
 
 
-def _rows(published: Published, name: str, parts: Parts) -> list[tuple[tuple[str, ...], str, Line]]:
+def rows_of(published: Published, name: str, parts: Parts) -> list[tuple[tuple[str, ...], str, Line]]:
     """(labels, part, line) of every line of a file, in its order; raises UserError on an unknown line."""
     keys = SHEETS[name][0]
     found = []
@@ -92,12 +92,12 @@ MODEL_HEADS = ("Model", "Pre-training Type", "Domain")
 
 
 def table_1(world: World, published: Published, counts: Counts, groups: Sequence[Group]) -> Layout:
-    """Which intrinsics each model yields; no rule says yet when ours does."""
+    """Which intrinsics each model yields; table1.py puts our marks beside them."""
     names = SHEETS["table1"][1]
-    columns = tuple(Column(name, name.capitalize(), "", None, lower=None) for name in names)
+    columns = tuple(Column(n, n.capitalize(), "skill", 1, picks={"intrinsic": n}, lower=None) for n in names)
     subjects = [
         Subject(labels, None, {name: MARK[line[name]] for name in names})
-        for labels, _, line in _rows(published, "table1", TABLE_1)
+        for labels, _, line in rows_of(published, "table1", TABLE_1)
         if world.published
     ]
     return Layout(MODEL_HEADS, tuple(subjects), columns)
@@ -117,7 +117,7 @@ TABLE_2: Parts = {
 def table_2(world: World, published: Published, counts: Counts, groups: Sequence[Group]) -> Layout:
     """Models on generated pictures."""
     subjects = []
-    for labels, part, line in _rows(published, "table2", TABLE_2):
+    for labels, part, line in rows_of(published, "table2", TABLE_2):
         model = world.models.get(part)
         if model is not None:
             said = labels if world.published else (*labels[:2], "rooms")
@@ -138,7 +138,7 @@ TABLE_3: Parts = {
 def table_3(world: World, published: Published, counts: Counts, groups: Sequence[Group]) -> Layout:
     """Models on real pictures, beside a supervised network."""
     subjects = []
-    for labels, part, line in _rows(published, "table3", TABLE_3):
+    for labels, part, line in rows_of(published, "table3", TABLE_3):
         model = world.models.get(part, "none")
         pick = Pick(("lora",), model, data=world.real)
         if part == "supervised":
@@ -221,7 +221,7 @@ def table_5(world: World, published: Published, counts: Counts, groups: Sequence
     model = "stylegan2.*" if world.published else world.models["StyleGAN-v2"]
     subjects = [
         Subject(labels, Pick((method,), model, options=OFFSET.get(method, {})), _told(world, line))
-        for labels, method, line in _rows(published, "table5", TABLE_5)
+        for labels, method, line in rows_of(published, "table5", TABLE_5)
     ]
     return Layout(("Method",), tuple(subjects), _intrinsics(world, generated=True, colors=False)[:3])
 
@@ -249,7 +249,7 @@ def table_6(world: World, published: Published, counts: Counts, groups: Sequence
         Column("convergence_steps", "Convergence Steps", "steps", 0, lower=None),
     )
     subjects = []
-    for labels, part, line in _rows(published, "table6", TABLE_6):
+    for labels, part, line in rows_of(published, "table6", TABLE_6):
         model = world.models.get(part)
         if model is not None:
             said = labels if world.published else (labels[0], "rooms")
@@ -408,7 +408,7 @@ def figure_15(world: World, published: Published, counts: Counts, groups: Sequen
     parts: Parts = {(title,): targets for title, targets in TARGETS.items()}
     subjects = [
         Subject(labels, pick.with_(options={"targets": targets}), _told(world, line))
-        for labels, targets, line in _rows(published, "figure15_targets", parts)
+        for labels, targets, line in rows_of(published, "figure15_targets", parts)
     ]
     return Layout(("",), tuple(subjects), (_mean(), _l1()), True)
 
@@ -465,7 +465,7 @@ def correlation(world: World, published: Published, counts: Counts, groups: Sequ
     if not world.published:
         drawn = dict.fromkeys(g.cell.model for g in groups if g.cell.method == QUALITY)
         names = {world.models[stage]: stage for stage in STAGES}
-        stages = [Subject((names.get(m, m),), Pick(("lora",), m, train=250)) for m in drawn]
+        stages = [Subject((names.get(m, m),), Pick(("lora",), m, data=world.real, train=250)) for m in drawn]
         return Layout(("Model",), tuple(stages), (_frechet(), *errors))
     columns = (Column("fid", "FID ↓", "", 2), *errors)
     subjects = []

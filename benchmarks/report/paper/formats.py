@@ -62,13 +62,28 @@ class Sheet:
     which: bool
 
 
+@dataclass(frozen=True)
+class Extra:
+    """A further table of an artifact.
+
+    Attributes:
+        name: of its label; title: its heading; caption: what it says, above it; notes: below it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    sheet: Sheet
+    notes: tuple[str, ...] = ()
+
+
 def published_text(slot: Slot) -> str:
     """As printed."""
     return slot.published
 
 
 def here_text(slot: Slot, column: Column) -> str:
-    """Ours with interval and seeds, or the mark that stands for it."""
+    """Ours with interval and seeds, behind its mark where it has one; or what stands where it is missing."""
     value = slot.here
     if value is None:
         return slot.mark
@@ -78,7 +93,7 @@ def here_text(slot: Slot, column: Column) -> str:
     between = ""
     if value.low is not None and value.high is not None:
         between = f" [{_rounded(value.low, column.decimals)}, {_rounded(value.high, column.decimals)}]"
-    return f"{number}{between} ({slot.seeds})"
+    return f"{slot.mark} {number}{between} ({slot.seeds})".lstrip()
 
 
 def difference_text(slot: Slot) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.cell import Cell
 from benchmarks.report.gather import Group
 
 from .published import Line, Published
+
+if TYPE_CHECKING:
+    from .formats import Extra
+    from .measured import Grid, Stores
 
 ANY = "*"  # an option with any value
 PLAIN: Mapping[str, Any] = {  # what the paper's probes are, where a pick says nothing else
@@ -164,6 +168,9 @@ class Artifact:
         absent: what stands where nothing is measured.
         twin_note: what is said of the twin on rooms.
         twins: further stores of the twin, beside those the suite names.
+        beside: whether what is published stands beside the twin, too.
+        grids: fills the paper's grid and the twins' in place of `measured.fill`.
+        extras: further tables made of the published numbers.
     """
 
     name: str
@@ -178,6 +185,9 @@ class Artifact:
     absent: str = "not measured here"
     twin_note: str = ""
     twins: tuple[str, ...] = ()
+    beside: bool = False
+    grids: Callable[[Artifact, Published, Stores], tuple[Grid, list[Grid]]] | None = None
+    extras: Callable[[Published], list[Extra]] | None = None
 
 
 def option(cell: Cell, key: str) -> Any:

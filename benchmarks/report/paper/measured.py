@@ -10,7 +10,8 @@ from typing import Any
 
 from benchmarks.cell import Cell, Record, canonical
 from benchmarks.metrics.statistics import Interval
-from benchmarks.report.gather import BLANK, MISSING, Group, gather
+from benchmarks.report.gather import BLANK, MISSING, Group, gather, model_facts
+from benchmarks.report.gather import Facts as ModelFacts
 from benchmarks.report.measures import summary
 from benchmarks.report.reading import Results, read_store
 from benchmarks.suite import load_suite
@@ -64,7 +65,7 @@ class Slot:
 
     Attributes:
         published: text as printed, "" where the paper gives none.
-        here: ours, None where there is none; mark says why.
+        here: ours, None where there is none; mark says why. In table 1 a number has a mark, too: the rule's.
         seeds: measured, "2/3" where some are missing; "" for what is counted or set.
         kind: "measured", "counted" (on the architecture, no weights) or "set" (a cell's own).
         group: the cells it comes from.
@@ -127,12 +128,20 @@ class Stores:
     def __init__(self, results: Path) -> None:
         self.results = results
         self._read: dict[str, tuple[Group, ...]] = {}
+        self._facts: dict[str, dict[str, ModelFacts]] = {}
 
     def __call__(self, name: str) -> tuple[Group, ...]:
         """Groups of a store; none where there is no store of this name. Raises as read_store does."""
         if name not in self._read:
-            self._read[name] = tuple(gather(read_store(self.folder(name)))) if self._there(name) else ()
+            found = read_store(self.folder(name)) if self._there(name) else None
+            self._read[name] = tuple(gather(found)) if found else ()
+            self._facts[name] = model_facts(found) if found else {}
         return self._read[name]
+
+    def facts(self, name: str) -> dict[str, ModelFacts]:
+        """What is told of a store's models; raises as read_store does."""
+        self(name)
+        return self._facts[name]
 
     def planned(self, name: str) -> tuple[Group, ...]:
         """Groups of a store; where there is none, those its suite plans, all of them unmeasured."""

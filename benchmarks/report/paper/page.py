@@ -13,7 +13,7 @@ from benchmarks.report.page import MEDIA
 
 from .correlate import HEAD as COEFFICIENTS
 from .correlate import NOTE, Panel, rows
-from .formats import ROOMS, Sheet, legend, sheet
+from .formats import ROOMS, Extra, Sheet, legend, sheet
 from .layout import Artifact
 from .measured import Grid
 
@@ -56,6 +56,7 @@ class Part:
         figures: of numbers, as (.png, .svg); maps: (title, file).
         panels: of the correlation, for the table of coefficients.
         files: names of the table's files, for links.
+        extras: further tables of the published numbers.
     """
 
     artifact: Artifact
@@ -65,6 +66,7 @@ class Part:
     maps: Sequence[tuple[str, Path]]
     panels: Sequence[Panel]
     files: Sequence[str]
+    extras: Sequence[Extra] = ()
 
 
 def page(parts: Sequence[Part]) -> str:
@@ -121,10 +123,16 @@ def _section(part: Part) -> str:
     text += _table(sheet(a, part.paper, True))
     text += "".join(_figure(paths, title) for title, paths in part.figures)
     text += _coefficients(part.panels)
+    text += "".join(_extra(extra) for extra in part.extras)
     text += f"<aside><h3>Rooms</h3>{_twins(part)}</aside>"
     text += "".join(_figure([path], title) for title, path in part.maps)
     links = ", ".join(f'<a href="{escape(name)}">{escape(name)}</a>' for name in part.files)
     return f"{text}<p class=note>{links}</p></section>"
+
+
+def _extra(extra: Extra) -> str:
+    said, *notes = (f"<p class=note>{escape(text)}</p>" for text in (extra.caption, *extra.notes))
+    return f"<h3>{escape(extra.title)}</h3>{said}{_table(extra.sheet)}{''.join(notes)}"
 
 
 def _twins(part: Part) -> str:
@@ -132,14 +140,18 @@ def _twins(part: Part) -> str:
     text = "".join(f"<p class=note>{escape(note)}</p>" for note in notes if note)
     for grid in part.twins:
         name = grid.store.name if grid.store is not None else ""
-        text += f"<h4>{escape(name)}</h4>{_table(sheet(part.artifact, grid, False))}"
+        text += f"<h4>{escape(name)}</h4>{_table(sheet(part.artifact, grid, part.artifact.beside))}"
         text += f"<p class=note>{escape(depth_words(grid))}</p>" if depth_words(grid) else ""
     return text
 
 
 def twin_words(part: Part) -> str:
     """What is said of the twin, or that there is none."""
-    return part.artifact.twin_note if part.twins or not part.artifact.suite else NO_TWIN
+    return part.artifact.twin_note if part.twins or not _has_twin(part) else NO_TWIN
+
+
+def _has_twin(part: Part) -> bool:
+    return bool(part.artifact.suite or part.artifact.twins)
 
 
 NO_TWIN = "Nothing of the twin on rooms has been run yet."

@@ -41,7 +41,7 @@ ROOMS = World(
         "60 % trained": "sd.rooms64-s4",
         "100 % trained": "sd.rooms64-s5",
     },
-    real="*",
+    real="rooms",
     truth={},
     alignments=(),
     predictors={},

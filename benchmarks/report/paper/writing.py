@@ -18,7 +18,7 @@ from .correlate import Panel, markdown, panels, rows
 from .correlate import csv_lines as coefficient_lines
 from .counts import read_counts
 from .figures import write_figure, write_scatter
-from .formats import CSV, Line, Sheet, csv_lines, latex_table, legend, markdown_sheet, sheet
+from .formats import CSV, Extra, Line, Sheet, csv_lines, latex_table, legend, markdown_sheet, sheet
 from .formats import ROOMS as ROOMS_WORDS
 from .layout import Artifact, Counts, Published
 from .maps import write_maps
@@ -51,7 +51,8 @@ def write_paper(results: Path, out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     parts, written = [], []
     for artifact, paper, twins in grids:
-        part, files = _write_artifact(artifact, paper, twins, out)
+        extras = artifact.extras(published) if artifact.extras is not None else []
+        part, files = _write_artifact(artifact, paper, twins, extras, out)
         parts.append(part)
         written += files
     written += [
@@ -88,6 +89,8 @@ def _grids(
     artifact: Artifact, published: Published, counts: Counts, stores: Stores
 ) -> tuple[Grid, list[Grid]]:
     """The paper's grid, and one for each twin that plans anything of it."""
+    if artifact.grids is not None:
+        return artifact.grids(artifact, published, stores)
     groups = (stores.planned if artifact.planned else stores)(artifact.suite)
     layout = artifact.build(PAPER, published, counts, groups)
     paper = fill(artifact, layout, groups, stores.folder(artifact.suite) if artifact.suite else None)
@@ -101,7 +104,7 @@ def _grids(
 
 
 def _write_artifact(
-    artifact: Artifact, paper: Grid, twins: Sequence[Grid], out: Path
+    artifact: Artifact, paper: Grid, twins: Sequence[Grid], extras: Sequence[Extra], out: Path
 ) -> tuple[Part, list[Path]]:
     """Figures first, since tables link them."""
     figures: list[tuple[str, list[Path]]] = []
@@ -120,7 +123,7 @@ def _write_artifact(
         figures += [(f"{artifact.title}: published, here, and on rooms", drawn)] if drawn else []
     maps = _maps(artifact, paper, twins, out) if artifact.maps else []
     names = [f"{artifact.name}{ending}" for ending in (".md", ".tex", ".csv")]
-    part = Part(artifact, paper, twins, figures, maps, found, names)
+    part = Part(artifact, paper, twins, figures, maps, found, names, extras)
     lines = csv_lines(artifact, "paper", paper)
     lines += [line for grid in twins for line in csv_lines(artifact, _name(grid), grid)]
     written = [
@@ -156,12 +159,18 @@ def _markdown(part: Part) -> str:
     blocks += [markdown_sheet(sheet(a, part.paper, True)), _legend()]
     blocks += [f"![{title}]({paths[0].name})" for title, paths in part.figures]
     blocks += [markdown(list(part.panels))] if part.panels else []
+    blocks += [_extra(extra) for extra in part.extras]
     blocks += ["## Rooms", *([ROOMS_WORDS] if part.twins else [])]
     blocks += [markdown_text(twin_words(part))]
     for grid in part.twins:
-        blocks += [f"### {_name(grid)}", markdown_sheet(sheet(a, grid, False)), depth_words(grid)]
+        blocks += [f"### {_name(grid)}", markdown_sheet(sheet(a, grid, a.beside)), depth_words(grid)]
     blocks += [f"![{title}]({path.name})" for title, path in part.maps]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _extra(extra: Extra) -> str:
+    said, *notes = (markdown_text(text) for text in (extra.caption, *extra.notes))
+    return "\n\n".join([f"## {markdown_text(extra.title)}", said, markdown_sheet(extra.sheet), *notes])
 
 
 def _legend() -> str:
@@ -176,7 +185,9 @@ def _latex(part: Part) -> str:
     text += latex_table(sheet(a, part.paper, True), caption, f"tab:{a.name}")
     for grid in part.twins:
         caption = f"{a.title}, {_name(grid)}. {ROOMS_WORDS} {a.twin_note} {depth_words(grid)}"
-        text += latex_table(sheet(a, grid, False), caption, f"tab:{a.name}-{_name(grid)}")
+        text += latex_table(sheet(a, grid, a.beside), caption, f"tab:{a.name}-{_name(grid)}")
+    for extra in part.extras:
+        text += latex_table(extra.sheet, f"{a.title}. {extra.caption}", f"tab:{a.name}-{extra.name}")
     if part.panels:
         lines = [rows(panel) for panel in part.panels]
         found = tuple(Line(tuple(line[:3]), "", tuple(line[3:])) for line in lines)
