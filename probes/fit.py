@@ -145,6 +145,7 @@ def descend(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> 
             nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
             task.progress((step + 1) / steps)
+            task.watch(step + 1)
         found = losses.look()
         return found, steps / max(1e-9, time.monotonic() - started)
 
@@ -178,6 +179,13 @@ def predict(
         picture = generator.decode(forward(part, intrinsic.name))
         found.append(intrinsic.from_picture(picture).float().cpu())
     return torch.cat(found)
+
+
+def validation_error(task: Task, forward: Forward | None = None) -> float:
+    """The intrinsic's own error on the validation pictures, as the network is now."""
+    held = task.validation
+    found = predict(task.model, task.intrinsic, held.code, forward or task.model.forward)
+    return float(task.intrinsic.error(found, held.maps[task.intrinsic.name], held.mask))
 
 
 def train_or_recall(
@@ -227,9 +235,8 @@ class TrainedProbe:
         self.head_parameters = sum(p.numel() for p in head)
         loss = loss_of(task, self.forward, question)
         self.details, self.steps_per_second = train_or_recall(task, [*parameters, *head], loss)
-        held = task.validation
-        error = task.intrinsic.error(self.predict(held), held.maps[task.intrinsic.name], held.mask)
-        self.details["validation_error"] = float(error)  # for choosing options, never the test error
+        # For choosing options, never the test error.
+        self.details["validation_error"] = validation_error(task, self.forward)
 
     def predict(self, examples: Examples) -> Tensor:
         """Maps (n c h w) in natural units."""

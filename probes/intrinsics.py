@@ -57,12 +57,17 @@ def angular_error(a: Tensor, b: Tensor) -> Tensor:
     return torch.rad2deg(torch.acos(cosine))
 
 
+def _inside(values: Tensor, mask: Tensor) -> Tensor:
+    """Values where the mask is; all of them, uncopied, where it is everywhere."""
+    return values if bool(mask.all()) else values[mask.expand_as(values)]
+
+
 def _mean_angle(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    return angular_error(a, b)[mask].mean()
+    return _inside(angular_error(a, b), mask).mean()
 
 
 def _rms(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    return (a - b).square()[mask.expand_as(a)].mean().sqrt()
+    return _inside((a - b).square(), mask).mean().sqrt()
 
 
 def _mean(values: Tensor, valid: Tensor | None) -> Tensor:

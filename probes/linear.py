@@ -183,8 +183,9 @@ def _choose(task: Task, moments: dict[str, Moments]) -> LinearProbe:
     features = validation_features(generator, held)
     tried: list[tuple[float, str, float, Tensor, Tensor]] = []
     for name, moment in moments.items():
+        activation = features.pop(name).double()  # once, not once for every strength
         for strength, (weight, bias) in zip(STRENGTHS, moment.solve(where), strict=True):
-            prediction = natural(intrinsic, apply(features[name], weight, bias, size))
+            prediction = natural(intrinsic, apply(activation, weight, bias, size))
             error = float(intrinsic.error(prediction, truth, held.mask))
             tried.append((error, name, strength, weight, bias))
     error, name, strength, weight, bias = min(tried, key=lambda t: (t[0], t[1], t[2]))

@@ -66,6 +66,8 @@ class Task:
         parts: gives the training pictures with their maps, some at a time, where they are too many to be in
             memory together: `train` has no pixel of theirs then. None where `train` has them all.
         remember: (key, compute) -> tensors computed once for the same generator and training data.
+        watch: called after each step of training with the number of steps done; it may look, and change
+            nothing.
     """
 
     generator: Generator | None
@@ -78,6 +80,7 @@ class Task:
     remember: Remember = lambda key, compute: compute()
     method: str = ""
     parts: Callable[[], Iterator[Examples]] | None = None
+    watch: Callable[[int], None] = lambda step: None
 
     @property
     def model(self) -> Generator:

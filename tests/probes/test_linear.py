@@ -5,7 +5,17 @@ import torch
 from torch.nn import functional
 
 from probes.intrinsics import INTRINSICS
-from probes.linear import _masked_sums, _small_sums, apply, fit, upsampling
+from probes.linear import (
+    _masked_sums,
+    _moments,
+    _small_sums,
+    _split,
+    apply,
+    columns,
+    fit,
+    upsampling,
+    validation_features,
+)
 from probes.ridge import Moments
 from probes.task import Examples, Task
 from tests.probes.tiny import TinyGenerator, examples
@@ -100,6 +110,20 @@ def test_masked_pixels_never_count() -> None:
 def test_shuffled_labels_are_worse() -> None:
     true, shuffled = fit(_task("albedo")), fit(_task("albedo", labels="shuffled"))
     assert true.details["validation_error"] < 0.8 * shuffled.details["validation_error"]
+
+
+def test_the_choice_is_that_of_the_activations_as_they_are() -> None:
+    task = _task("depth")
+    probe = fit(task)
+    moments = _split(_moments(task))
+    features, held = validation_features(task.model, task.validation), task.validation
+    size = (held.mask.shape[2], held.mask.shape[3])
+    for name, moment in moments.items():
+        errors = [
+            float(task.intrinsic.error(apply(features[name], w, b, size), held.maps["depth"], held.mask))
+            for w, b in moment.solve(columns(task.train)["depth"])
+        ]
+        assert probe.details["validation_by_layer"][name] == min(errors)  # to the last bit
 
 
 def test_one_pass_serves_all_intrinsics() -> None:
