@@ -29,8 +29,8 @@ def test_done_failed_and_missing_are_told_apart(tmp_path: Path) -> None:
     assert made.seconds > 0 and made.memory > 0
 
 
-def test_the_quick_suite_is_expected_to_fit_ten_minutes(tmp_path: Path) -> None:
-    assert plan("rooms-quick", tmp_path / "none", workers=2).seconds < 600
+def test_the_quick_suite_is_expected_to_fit_half_an_hour(tmp_path: Path) -> None:
+    assert plan("rooms-quick", tmp_path / "none", workers=2).seconds < 1800
 
 
 def test_json_holds_every_cell(tmp_path: Path) -> None:

@@ -28,72 +28,60 @@ def test_shipped_suites_load(name: str) -> None:
     assert load_suite(shipped()[name]) == loaded
 
 
-def test_the_quick_suite_has_every_part() -> None:
-    everything = load_suite("rooms-quick").cells
-    gans = {
-        f"{f}.rooms64-{t}" for f in ("stylegan2", "stylegan-xl") for t in ("random", "s1", "s2", "s3", "s4")
-    }
-    for name in ("lora", "linear", "frechet"):
-        found = [c for c in everything if c.model in gans and c.method == name]
-        ends = {m for m in gans if m.endswith(("random", "s4"))}
-        assert {c.model for c in found} == (ends if name == "lora" else gans), name
-        assert {(c.data, c.labels) for c in found} == {
-            ("rooms", "exact") if name == "frechet" else ("samples", "rooms-network")
-        }
-    others = ("vqgan", "dinov2", "sd-aug")
-    cells = [c for c in everything if c.model not in gans and not c.model.startswith(others)]
-    many = [c for c in everything if c.model.startswith("sd-aug")]
-    assert {c.model for c in many} == {"sd-aug.rooms64-random", "sd-aug.rooms64-s5"}
-    assert all(c.method == "lora" and c.options["sampler_steps"] > 1 for c in many)
-    models = {f"sd.rooms64-{tag}" for tag in ("random", "s1", "s2", "s3", "s4", "s5")}
-    lora = [c for c in cells if c.method == "lora" and c.options["labels"] == "true"]
-    assert {c.model for c in lora if c.intrinsic == "normal"} == models
-    for intrinsic in ("depth", "albedo", "shading"):  # the ends of the training are enough to see it
-        assert {c.model for c in lora if c.intrinsic == intrinsic} == {"sd.rooms64-random", "sd.rooms64-s5"}
-    assert len({c.options["steps"] for c in lora}) == 1
-    assert len([c for c in cells if c.method == "linear"]) == 24
-    assert {c.model for c in cells if c.method == "finetune"} == {"sd.rooms64-random", "sd.rooms64-s5"}
+ROOMS = {s.name for s in registry.specs() if s.embedded and s.domain == "rooms" and ".rooms64" in s.name}
+SHOWN = {m for m in ROOMS if m.startswith(("sd.", "vqgan.", "dinov2."))}  # renders
+OWN = {m for m in ROOMS if m.startswith(("sd.", "vqgan.", "stylegan2.", "stylegan-xl."))}
+INTRINSICS = {"normal", "depth", "albedo", "shading"}
+
+
+@pytest.mark.parametrize("name", ["rooms", "rooms-quick"])
+def test_every_model_is_asked_and_measured(name: str) -> None:
+    cells = load_suite(name).cells
+    plain = [c for c in cells if c.options.get("labels", "true") == "true" and not c.options.get("noise")]
+    for data, labels, models in (("rooms", "exact", SHOWN), ("samples", "rooms-network", OWN)):
+        found = [c for c in plain if (c.data, c.labels) == (data, labels)]
+        lora = {c.model for c in found if c.method == "lora" and c.intrinsic == "normal"}
+        assert lora - {m for m in lora if m.startswith("sd-aug")} == models
+        for intrinsic in INTRINSICS:
+            asked = [c for c in found if c.method == "linear" and c.intrinsic == intrinsic]
+            assert {c.model for c in asked} == models
+        ranks = {c.options["rank"] for c in found if c.method == "lora" and c.model != "sd.rooms64-s5"}
+        assert ranks == {8}
+    assert {c.model for c in cells if c.method == "frechet" and c.data == "rooms"} == OWN
+    assert {c.options["second"] for c in cells if c.method == "frechet"} == {"dinov2-rooms"}
+    controls = {c.model for c in cells if c.model.endswith("scrambled")}
+    assert {m.split(".")[0] for m in controls} == {m.split(".")[0] for m in SHOWN | OWN}
     for control in ("constant", "pixels", "supervised", "ceiling"):
-        assert {c.intrinsic for c in cells if c.method == control} == {"normal", "depth", "albedo", "shading"}
+        asked = [c for c in cells if c.method == control and c.data == "rooms"]
+        assert {c.intrinsic for c in asked} == INTRINSICS
+    worlds = {(c.data, c.labels) for c in cells if "objects" in c.model}
+    assert {("objects", "exact"), ("samples", "objects-network")} <= worlds
+
+
+def test_the_quick_suite_has_one_seed_and_250_pictures() -> None:
+    cells = load_suite("rooms-quick").cells
+    assert {c.seed for c in cells} == {0} and {c.train for c in cells} == {250}
+    assert {c.model for c in cells if c.model.startswith("sd-aug")} == {
+        "sd-aug.rooms64-random",
+        "sd-aug.rooms64-s5",
+    }
     assert [c.model for c in cells if c.options.get("labels") == "shuffled"] == ["sd.rooms64-s5"]
-    frechet = [c for c in cells if c.method == "frechet"]
-    assert {c.model for c in frechet} == models
-    assert {(c.options["samples"], c.intrinsic) for c in frechet} == {(512, "none")}
-    assert {c.seed for c in cells} == {0}
 
 
-def test_the_quick_suite_asks_vqgan_in_both_ways_and_dinov2() -> None:
-    everything = load_suite("rooms-quick").cells
-    stages = {f"vqgan.rooms64-{tag}" for tag in ("random", "s1", "s2", "s3", "s4")}
-    vqgan = [c for c in everything if c.model in stages]
-    ends = {"vqgan.rooms64-random", "vqgan.rooms64-s4"}
-    for data, labels in (("rooms", "exact"), ("samples", "rooms-network")):
-        found = [c for c in vqgan if c.data == data and c.method != "frechet"]
-        assert {c.labels for c in found} == {labels}
-        assert {c.model for c in found if c.method == "lora"} == ends
-        assert {c.model for c in found if c.method == "linear"} == (stages if data == "rooms" else ends)
-    assert {c.model for c in vqgan if c.method == "frechet"} == stages
-    dinov2 = [c for c in everything if c.model.startswith("dinov2")]
-    ends = {"dinov2.rooms64-random", "dinov2.rooms64-s2"}
-    assert {c.model for c in dinov2 if c.method == "lora"} == ends
-    assert {c.model for c in dinov2 if c.method == "linear"} == ends | {"dinov2.rooms64-s1"}
-    assert {c.method for c in dinov2} == {"lora", "linear"}
-
-
-def test_the_full_suite_has_its_curves() -> None:
+def test_the_full_suite_has_its_seeds_and_its_curves() -> None:
     cells = load_suite("rooms").cells
-    probes = [c for c in cells if c.model == "sd.rooms64-s5" and c.intrinsic == "normal"]
+    probes = [c for c in cells if (c.model, c.intrinsic, c.data) == ("sd.rooms64-s5", "normal", "rooms")]
     lora = [c for c in probes if c.method == "lora"]
-    assert {c.options["rank"] for c in lora} == {2, 8, 32}
+    assert {c.options["rank"] for c in lora} == {2, 4, 8, 16, 32}
+    assert {c.options["targets"] for c in lora} == {"all", "self", "cross", "up", "mid", "down"}
     assert {c.train for c in lora} == {16, 64, 250, 1000}
     assert {c.options["noise"] for c in lora} == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert {c.options["noise"] for c in probes if c.method == "linear"} == {0.0, 0.25, 0.5, 0.75, 1.0}
-    plain = [c for c in cells if c.method == "lora" and c.train == 250 and c.options["rank"] == 8]
-    for model in {c.model for c in plain}:
-        for intrinsic in ("normal", "depth", "albedo", "shading"):
-            found = [c for c in plain if (c.model, c.intrinsic) == (model, intrinsic)]
-            assert {c.seed for c in found} == {0, 1, 2}
-    assert all(c.options["samples"] >= 1024 for c in cells if c.method == "frechet")
+    for method in ("lora", "linear", "finetune"):
+        for data, models in (("rooms", SHOWN), ("samples", OWN)):
+            found = {(c.model, c.intrinsic, c.seed) for c in cells if (c.method, c.data) == (method, data)}
+            assert {(m, i, s) for m in models for i in INTRINSICS for s in (0, 1, 2)} <= found, method
+    assert {c.options["samples"] for c in cells if c.method == "frechet"} == {5000}
 
 
 def test_expansion_is_a_product_in_stable_order(tmp_path: Path) -> None:
