@@ -90,6 +90,8 @@ def _read_records(store: Path) -> dict[str, Record]:
         if record.cell.hash != path.stem:
             known = f"its content belongs to the cell {record.cell.hash}"
             raise UserError(f"the record {path}", "its name is not the hash of its cell", known, RERUN)
+        if not (store / "maps").is_dir():  # passed on without its maps: there are no sheets of them
+            record.maps = None
         found[record.cell.hash] = record
     return found
 

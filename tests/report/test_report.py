@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import re
 import subprocess
 import sys
@@ -339,6 +340,13 @@ def test_a_corrupt_suite_file_and_an_empty_folder_are_named(tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"neither suite\.json nor records"):
         terminal_table(tmp_path / "empty")
+
+
+def test_a_store_may_come_without_its_maps(store: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(store, tmp_path / "copy", ignore=shutil.ignore_patterns("maps", "report"))
+    write_report(copy, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "table.md" in names and not any(name.startswith("qualitative") for name in names)
 
 
 def test_missing_or_broken_maps_are_named(tmp_path: Path) -> None:
