@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 PROTOCOL = 1  # raise when the same cell would give another number; say why in results/README.md
@@ -58,12 +58,16 @@ class Cell:
 
     @property
     def hash(self) -> str:
-        """16 hex digits of the SHA-256 of the canonical JSON."""
-        return hashlib.sha256(canonical(self.facts()).encode()).hexdigest()[:16]
+        """16 hex digits of the SHA-256 of the canonical JSON; computed once, and again if options change."""
+        options, found = self.__dict__.get("_hash", (None, ""))
+        if options != self.options:
+            found = hashlib.sha256(canonical(self.facts()).encode()).hexdigest()[:16]
+            object.__setattr__(self, "_hash", (dict(self.options), found))
+        return str(found)
 
     def facts(self) -> dict[str, Any]:
         """Every value, but those of LATER that say nothing: cells made before them keep their hashes."""
-        values = asdict(self) | {"options": dict(self.options)}
+        values = {name: getattr(self, name) for name in _FIELDS} | {"options": dict(self.options)}
         return {name: value for name, value in values.items() if name not in LATER or value}
 
     def asked_of(self, split: str) -> tuple[str, str, int]:
@@ -78,6 +82,9 @@ class Cell:
 
     def __str__(self) -> str:
         return f"{self.model} / {self.intrinsic} / {self.method} / seed {self.seed}"
+
+
+_FIELDS = tuple(field.name for field in fields(Cell))
 
 
 def canonical(value: Any) -> str:
@@ -103,6 +110,7 @@ class Record:
         maps: path of the first predicted maps (npz), relative to the store, or None.
         samples: path of the first drawn pictures (png), those of the world below them, or None.
         adapter: path of the trained adapter, relative to the store, or None.
+        log: path of what was written while it was computed, relative to the store, or None.
     """
 
     cell: Cell
@@ -118,6 +126,7 @@ class Record:
     maps: str | None = None
     samples: str | None = None
     adapter: str | None = None
+    log: str | None = None
 
     def to_json(self) -> str:
         """One record as JSON text with its cell's hash."""

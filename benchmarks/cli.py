@@ -16,10 +16,11 @@ from generators.errors import UserError
 
 if TYPE_CHECKING:
     from .runner import Outcome
+    from .store import Store
     from .suite import Suite
 
 # Command to the module that has it, imported on demand.
-LAZY = {"zoo": ".zoo", "doctor": ".doctor", "distance": ".distance", "fetch": ".fetch"}
+LAZY = {"zoo": ".zoo", "doctor": ".doctor", "status": ".status", "distance": ".distance", "fetch": ".fetch"}
 LAZY |= {"predict": ".predict.command"}
 LAZY |= {"spread": ".spread"}
 LAZY |= {"adapter": ".adapters", "push": ".card"}
@@ -176,7 +177,7 @@ def check(name_or_module: str) -> None:
     sys.exit(1 if violations else 0)
 
 
-_STORE = click.option("--store", type=click.Path(path_type=Path), help="Folder of records; results/SUITE.")
+_STORE = click.option("--store", metavar="PLACE", help="Folder, or URL, of the records; results/SUITE.")
 _ONLY = click.option("--only", metavar="GLOB", help="MODEL/INTRINSIC/METHOD or hash, as in '*/normal/lora'.")
 _WORKERS = click.option("--workers", default=1, show_default=True, help="Processes of one thread each.")
 
@@ -187,7 +188,7 @@ _WORKERS = click.option("--workers", default=1, show_default=True, help="Process
 @_STORE
 @_ONLY
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def plan(suite: str, workers: int, store: Path | None, only: str | None, as_json: bool) -> None:
+def plan(suite: str, workers: int, store: str | None, only: str | None, as_json: bool) -> None:
     """Show the cells of SUITE (a shipped one, or a TOML file), what is done, expected time and memory."""
     from .plan import plan as make_plan
 
@@ -197,7 +198,9 @@ def plan(suite: str, workers: int, store: Path | None, only: str | None, as_json
 
 @main.command()
 @click.argument("suite")
-@_WORKERS
+@click.option(
+    "--workers", type=int, help="Cells at once: processes of one thread (1), or Ray tasks (all CPUs)."
+)
 @_STORE
 @_ONLY
 @click.option(
@@ -210,23 +213,31 @@ def plan(suite: str, workers: int, store: Path | None, only: str | None, as_json
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N.")
 @click.option("--share", is_flag=True, help="Take over cells that stores beside this one have, as they are.")
 @click.option("--report/--no-report", "reported", default=True, help="Whether to print and write the report.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Fail a cell that is silent so long.")
+@click.option("--deterministic", is_flag=True, help="The same bits on a GPU, too; slower.")
+@click.option("--track", type=click.Choice(["tensorboard", "wandb"]), help="Send losses there, too.")
+@click.option("--engine", type=click.Choice(["local", "ray"]), help="This machine (default), or a cluster.")
+@click.option("--address", help="Of the Ray cluster; without it, one is begun on this machine.")
+@click.option("--gpus-per-cell", type=float, help="With Ray and a CUDA device; 1, or a share as 0.25.")
 @click.option("--execute", hidden=True, help="MODULE:FUNCTION that computes a cell, for tests of the runner.")
-def run(suite: str, store: Path | None, only: str | None, reported: bool, **options: Any) -> None:
+def run(suite: str, store: str | None, only: str | None, reported: bool, **options: Any) -> None:
     """Compute what SUITE lacks, then print its table and write its report. Run it again to continue.
 
-    Exit status: 0 all is done, 3 some cells failed, 2 something to mend, 130 stopped by Ctrl-C.
+    Exit status: 0 all is done, 3 some cells failed, 2 something to mend, 130 stopped by Ctrl-C, 143 by
+    SIGTERM. `intrinsic-bench status SUITE` tells from another terminal how far it is.
     """
     from .plan import default_store
     from .progress import display
     from .runner import Stopped, run_suite
+    from .store import store_at
     from .suite import load_suite
 
     loaded = load_suite(suite)
-    place = store or default_store(loaded)
+    place = store_at(store or default_store(loaded))
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        shown = display(given["workers"])
-        outcome = run_suite(loaded, place, only=only, show=shown, **given)
+        shown = display()
+        outcome = run_suite(loaded, place.address, only=only, show=shown, **given)
     except Stopped as stopped:
         click.echo(
             f"stopped ({stopped}); nothing is lost. To continue, run the same command again.", err=True
@@ -234,24 +245,20 @@ def run(suite: str, store: Path | None, only: str | None, reported: bool, **opti
         sys.exit(stopped.status)
     _summary(loaded, outcome, place)
     if reported:
-        _report(place)
+        _report(place.folder)
     sys.exit(outcome.status)
 
 
-def _summary(suite: Suite, outcome: Outcome, place: Path) -> None:
+def _summary(suite: Suite, outcome: Outcome, place: Store) -> None:
     """What was computed, and what failed and why."""
-    from .store import Store
-
     done = len(outcome.records) - len(outcome.failed)
     click.echo(
         f"{suite.name}: {done} done, {len(outcome.failed)} failed, {outcome.computed} of them computed now"
     )
     for record in outcome.failed:
-        click.echo(f"failed: {record.cell} (log: {Store(place).log(record.cell)})\n{record.reason}", err=True)
+        click.echo(f"failed: {record.cell} (log: {place.log(record.cell)})\n{record.reason}", err=True)
     for owner in sorted(set(outcome.elsewhere.values())):
-        click.echo(
-            f"left out: cells that {owner} computes; if it is gone, delete {place / 'claims'}", err=True
-        )
+        click.echo(f"left out: cells that {owner} computes; if it is gone, delete {place.claims}", err=True)
 
 
 def _report(place: Path) -> None:

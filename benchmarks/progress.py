@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from .cell import Cell
 from .plan import duration
@@ -86,7 +86,7 @@ class Lines(Silent):
 class Bars:
     """One bar for the run with its time to finish, one line per worker."""
 
-    def __init__(self, stream: TextIO, workers: int, width: int | None = None) -> None:
+    def __init__(self, stream: TextIO, width: int | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
@@ -97,13 +97,12 @@ class Bars:
             console=Console(file=stream, width=width),
             transient=True,
         )
-        self.workers = workers
+        self.tasks: dict[int, Any] = {}
 
     def start(self, total: int, left: Callable[[], float]) -> None:
         """Draw the bars."""
         self.left, self.total, self.count, self.failed = left, total, 0, 0
         self.all = self.progress.add_task("all cells", total=total, note="")
-        self.tasks = [self.progress.add_task("-", total=1.0, note="waiting") for _ in range(self.workers)]
         self._overall()
         self.progress.start()
 
@@ -112,9 +111,15 @@ class Bars:
         note = f"{self.count}/{self.total}{failed}, about {duration(self.left())} to finish"
         self.progress.update(self.all, completed=self.count, note=note)
 
+    def _bar(self, worker: int) -> Any:
+        """A worker's line; a cluster has as many workers as it has."""
+        if worker not in self.tasks:
+            self.tasks[worker] = self.progress.add_task("-", total=1.0, note="waiting")
+        return self.tasks[worker]
+
     def working(self, worker: int, cell: Cell, share: float, phase: str) -> None:
         """Move a worker's bar."""
-        self.progress.update(self.tasks[worker], description=str(cell), completed=share, note=phase)
+        self.progress.update(self._bar(worker), description=str(cell), completed=share, note=phase)
         self._overall()
 
     def finished(self, worker: int, cell: Cell, seconds: float, reason: str = "") -> None:
@@ -123,7 +128,7 @@ class Bars:
         if reason:
             self.say(f"failed: {cell}: {_first(reason)}")
         note = "failed" if reason else f"done in {seconds:.1f} s"
-        self.progress.update(self.tasks[worker], completed=1.0, note=note)
+        self.progress.update(self._bar(worker), completed=1.0, note=note)
         self._overall()
 
     def say(self, text: str) -> None:
@@ -135,7 +140,7 @@ class Bars:
         self.progress.stop()
 
 
-def display(workers: int, stream: TextIO | None = None) -> Display:
+def display(stream: TextIO | None = None) -> Display:
     """Bars on a terminal, lines elsewhere; on standard error unless told otherwise."""
     chosen = stream or sys.stderr
-    return Bars(chosen, workers) if chosen.isatty() else Lines(chosen)
+    return Bars(chosen) if chosen.isatty() else Lines(chosen)

@@ -1,48 +1,32 @@
-"""The runner: cells to workers, results to the store; running again computes what is missing."""
+"""Running: what is asked, what is missing, who computes it; running again computes what is missing."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import wait
 from pathlib import Path
-from types import FrameType
 from typing import Any, overload
 
-from generators import registry
 from generators.errors import UserError, unknown
 
 from .cell import Cell, Record
+from .engine import Engine
+from .hands import LocalEngine
+from .loop import Runner, signals
+from .loop import Stopped as Stopped
+from .loop import facts_of as facts_of
 from .needs import refuse_missing
-from .plan import RESULTS, Estimates, Queue, default_store, estimates, select, shared_training
+from .plan import RESULTS, default_store, estimates, select
 from .progress import Display, Silent, display
-from .store import Store, StoreError
+from .store import Store, store_at
 from .suite import Suite, load_suite
-from .worker import THREADS, death
+from .worker import Settings
 
-EXECUTE = "benchmarks.execute:execute"
+EXECUTE = Settings.execute
 # Which records a run replaces: none; failed ones (the default: a failure is retried); all.
 OVERWRITE = ("never", "failed", "always")
+ENGINES = ("local", "ray")
 SOME_FAILED = 3  # exit status
-_TICK = 0.25  # seconds between two looks at workers that say nothing
-
-
-class Stopped(KeyboardInterrupt):
-    """A run that was stopped by a signal, after its workers are gone and its claims given back."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.status = 128 + number  # exit status: 130 for Ctrl-C, 143 for SIGTERM
 
 
 @dataclass
@@ -70,267 +54,6 @@ class Outcome:
         return SOME_FAILED if self.failed or self.elsewhere else 0
 
 
-def _environment() -> dict[str, str]:
-    """The worker's: one thread, and the same import path as here."""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return os.environ | THREADS | {"PYTHONPATH": path}
-
-
-class Hand:
-    """The runner's side of one worker; its process starts with its first cell and is replaced if it dies."""
-
-    def __init__(self, number: int, store: Store, execute: str, device: str) -> None:
-        self.number = number
-        self.arguments = (str(store.folder), execute, device)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.cell: Cell | None = None
-        self.model, self.share, self.began = "", 0.0, 0.0
-
-    def _start(self) -> None:
-        self.connection, theirs = Pipe()
-        self.output = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the process lives)
-        code = f"from benchmarks.worker import main; main({theirs.fileno()}, *{self.arguments!r})"
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=self.output,
-            env=_environment(),
-            pass_fds=[theirs.fileno()],
-            process_group=0,  # Ctrl-C reaches the runner only
-        )
-        theirs.close()
-
-    def give(self, cell: Cell) -> None:
-        """Start a cell."""
-        self.cell, self.model, self.share, self.began = cell, cell.model, 0.0, time.monotonic()
-        if self.process is None:
-            self._start()
-        try:
-            self.connection.send_bytes(json.dumps({"cell": _plain(cell)}).encode())
-        except (BrokenPipeError, ConnectionResetError):  # it died idle: a fresh one takes the cell
-            self.close()
-            self._start()
-            self.connection.send_bytes(json.dumps({"cell": _plain(cell)}).encode())
-
-    def hear(self) -> dict[str, Any] | None:
-        """The next message; None if the worker is gone."""
-        try:
-            message: dict[str, Any] = json.loads(self.connection.recv_bytes())
-        except (EOFError, ConnectionResetError):
-            return None
-        return message
-
-    def said(self) -> str:
-        """The end of what the process wrote to its standard output and error."""
-        self.output.seek(max(0, self.output.seek(0, os.SEEK_END) - 8000))
-        return self.output.read().decode(errors="replace")
-
-    def close(self) -> int:
-        """End the process, whatever it is at; its exit status."""
-        if self.process is None:
-            return 0
-        self.connection.close()
-        try:
-            status = self.process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        self.output.close()
-        self.process, self.model = None, ""
-        return status
-
-
-def _plain(cell: Cell) -> dict[str, Any]:
-    return vars(cell) | {"options": dict(cell.options)}
-
-
-def facts_of(model: str) -> dict[str, Any]:
-    """What reports need to know of a model whose cell failed."""
-    names = ("name", "family", "title", "domain", "trained", "control", "takes")
-    return next(({n: getattr(s, n) for n in names} for s in registry.specs() if s.name == model), {})
-
-
-class Runner:
-    """One run over one store.
-
-    Args:
-        store: prepared.
-        cells: to compute.
-        before: hash to stamp of their records when they were chosen; another stamp means that another
-            runner has been faster.
-        hands: the workers.
-        expected: what is known about durations.
-        show: what the user sees.
-        device: for the records of failures.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        cells: Sequence[Cell],
-        before: Mapping[str, tuple[int, int] | None],
-        hands: Sequence[Hand],
-        expected: Estimates,
-        show: Display,
-        device: str,
-    ) -> None:
-        self.store, self.hands, self.expected, self.show, self.device = store, hands, expected, show, device
-        self.queue = Queue(cells, expected.seconds)
-        self.total = len(cells)
-        self.before = before
-        self.waiting: list[Cell] = []  # claimed by other runners on this machine
-        self.elsewhere: dict[str, str] = {}
-        self.trained: set[str] = set()  # shared trainings that are in the cache by now
-        self.computed = 0
-        self.stopping = 0
-        self._left = (0.0, 0.0)
-
-    def run(self) -> None:
-        """Compute every cell; raises Stopped on a signal, StoreError if the store cannot be written."""
-        self.show.start(self.total, self.left)
-        try:
-            while self.queue or self.waiting or self._busy():
-                self._hand_out()
-                self._listen()
-                if self.stopping:
-                    raise Stopped(self.stopping)
-        finally:
-            self._close()
-
-    def left(self) -> float:
-        """Expected seconds to the finish, worked out once a second."""
-        now = time.monotonic()
-        if now - self._left[0] > 1 or not (self.queue or self._busy()):
-            cells = [(cell, 0.0) for cell in self.queue.cells() + self.waiting]
-            cells += [(hand.cell, hand.share) for hand in self.hands if hand.cell]
-            work = sum(self.expected.seconds(cell) * (1 - share) for cell, share in cells)
-            self._left = (now, work / max(1, min(len(self.hands), len(cells))))
-        return self._left[1]
-
-    def _busy(self) -> list[Hand]:
-        return [hand for hand in self.hands if hand.cell]
-
-    def _hand_out(self) -> None:
-        again, self.waiting = self.waiting, []
-        for claimed in again:
-            self.queue.put_back(claimed)
-        for hand in self.hands:
-            while not hand.cell and self.queue:
-                busy = self._busy()
-                cell = self.queue.take(hand.model, [other.model for other in busy], self._training(busy))
-                if cell is None:
-                    return  # what is left shares a training that somebody is at
-                self._try(hand, cell)
-
-    def _training(self, busy: Sequence[Hand]) -> set[str]:
-        """Shared trainings that workers are at and that no cell of this run has ended yet."""
-        return {shared_training(hand.cell) for hand in busy if hand.cell} - self.trained - {""}
-
-    def _try(self, hand: Hand, cell: Cell) -> None:
-        """Give a cell to a worker, unless another runner has it or has just finished it."""
-        owner = self.store.claim(cell)
-        if owner is None and self.store.stamp(cell) == self.before[cell.hash]:
-            hand.give(cell)
-            self.show.working(hand.number, cell, 0.0, "starting")
-        elif owner is None:
-            self.store.release(cell)
-            self.show.finished(hand.number, cell, 0.0)
-        elif owner.here:
-            self.waiting.append(cell)
-        else:
-            self.elsewhere[cell.hash] = str(owner)
-
-    def _listen(self) -> None:
-        busy = self._busy()
-        if not busy:
-            if self.waiting:
-                time.sleep(_TICK)  # another runner computes what is left
-            return
-        ready = wait([hand.connection for hand in busy], _TICK)
-        for hand in busy:
-            process = hand.process
-            if hand.connection in ready or (process and process.poll() is not None):
-                self._take(hand, hand.hear())
-
-    def _take(self, hand: Hand, message: dict[str, Any] | None) -> None:
-        if message is None:
-            self._died(hand)
-        elif message["kind"] == "progress" and hand.cell:
-            hand.share = min(1.0, max(0.0, message["share"]))
-            self.show.working(hand.number, hand.cell, hand.share, message["phase"])
-        elif message["kind"] == "done":
-            self._done(hand, message["seconds"], message["memory"])
-        elif message["kind"] == "failed":
-            self._failed(hand, message["reason"], message["traceback"] + hand.said())
-            if message["retire"]:
-                hand.close()
-        elif message["kind"] == "fatal":
-            raise StoreError(*message["parts"])
-
-    def _done(self, hand: Hand, seconds: float, memory: float | None) -> None:
-        cell = self._free(hand)
-        self.trained.add(shared_training(cell))
-        self.expected.learn(cell, seconds, memory)
-        self.store.log(cell).unlink(missing_ok=True)  # of an earlier failure
-        self.show.finished(hand.number, cell, seconds)
-
-    def _died(self, hand: Hand) -> None:
-        """A worker is gone: its cell failed, unless it was recorded in the last moment."""
-        said, status = hand.said(), hand.close()
-        cell, seconds = hand.cell, time.monotonic() - hand.began
-        if cell and self.store.stamp(cell) != self.before[cell.hash]:
-            self._done(hand, seconds, None)
-        else:
-            self._failed(hand, death(status), said)
-
-    def _failed(self, hand: Hand, reason: str, log: str) -> None:
-        cell, seconds = hand.cell, time.monotonic() - hand.began
-        assert cell is not None
-        record = Record(cell, "failed", reason, generator=facts_of(cell.model))
-        record.seconds, record.environment = {"total": round(seconds, 3)}, {"device": self.device}
-        self.store.write_text(self.store.log(cell), f"{cell}\n{reason}\n\n{log}")
-        self.store.write(record)
-        self._free(hand)
-        self.show.finished(hand.number, cell, seconds, reason)
-
-    def _free(self, hand: Hand) -> Cell:
-        cell = hand.cell
-        assert cell is not None
-        hand.cell = None
-        self.store.release(cell)
-        self.computed += 1
-        return cell
-
-    def _close(self) -> None:
-        self.show.stop()
-        for hand in self.hands:
-            hand.close()
-            if hand.cell:
-                self.store.release(hand.cell)
-        self.store.sweep()
-
-
-@contextmanager
-def _signals(runner: Runner) -> Iterator[None]:
-    """Ctrl-C and SIGTERM stop a run between two messages; a second Ctrl-C stops it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if runner.stopping:
-            raise KeyboardInterrupt
-        runner.stopping = number
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 def _keeps(record: Record | None, overwrite: str) -> bool:
     """Whether what is recorded stays."""
     if record is None or overwrite == "always":
@@ -338,15 +61,36 @@ def _keeps(record: Record | None, overwrite: str) -> bool:
     return record.status == "done" or overwrite == "never"
 
 
-def _check(workers: int = 1, overwrite: str = "failed", device: str = "cpu", **_: Any) -> None:
+def _check(
+    workers: int | None = 1,
+    overwrite: str = "failed",
+    device: str = "cpu",
+    engine: str = "local",
+    track: str = "",
+    timeout: float = 0.0,
+    address: str = "",
+    **_: Any,
+) -> None:
     """Raise UserError for what no run can be asked for."""
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}", "no worker, no work", "at least 1", "--workers 1")
     if overwrite not in OVERWRITE:
         raise unknown("value of --overwrite", overwrite, OVERWRITE, "--overwrite failed")
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES, "--engine local")
+    if address and engine == "local":
+        raise UserError(
+            f"--address {address}", "the engine 'local' is this machine alone", "", "add: --engine ray"
+        )
+    if not 0 <= timeout < float("inf"):
+        raise UserError(f"--timeout {timeout:g}", "it is no time", "0: judged by each cell", "--timeout 3600")
+    if track:
+        from .trackers import check as check_track
+
+        check_track(track)
     if device.split(":")[0] not in ("cpu", "cuda"):
         raise unknown("device", device, ("cpu", "cuda", "cuda:0"), "--device cpu")
-    if device != "cpu":
+    if device != "cpu" and engine == "local":
         import torch
 
         count = torch.cuda.device_count()
@@ -356,34 +100,75 @@ def _check(workers: int = 1, overwrite: str = "failed", device: str = "cpu", **_
             )
 
 
+def _engine(
+    name: str, workers: int | None, cells: Sequence[Cell], store: Store, settings: Settings, **options: Any
+) -> Engine:
+    """Where some cells are computed; raises UserError where that cannot be."""
+    if name == "local":
+        return LocalEngine(min(workers or 1, len(cells)), store, settings)
+    from .cluster import RayEngine
+
+    return RayEngine(cells, store, settings, workers=workers, **options)
+
+
 def compute(
     cells: Sequence[Cell],
     store: Store,
     *,
-    workers: int = 1,
+    workers: int | None = None,
     overwrite: str = "failed",
     device: str = "cpu",
     execute: str = EXECUTE,
+    deterministic: bool = False,
+    track: str = "",
+    timeout: float = 0.0,
+    engine: str = "local",
+    address: str = "",
+    gpus_per_cell: float = 1.0,
     show: Display | None = None,
 ) -> Outcome:
-    """Compute those of some cells that the store has no record of; see `run` for the arguments."""
-    _check(workers, overwrite, device)
+    """Compute those of some cells that the store has no record of.
+
+    Args:
+        workers: cells at once: processes of one thread each (1), or Ray tasks (as many as the cluster
+            takes); the numbers do not depend on it.
+        overwrite: "failed" keeps what is done and retries failures; "never" keeps failures too;
+            "always" computes everything again.
+        device: "cpu", "cuda" or "cuda:N".
+        execute: "module:function" that computes a cell, importable in the workers.
+        deterministic: bit-identical on a GPU, too, where that is possible at all; slower.
+        track: "tensorboard" or "wandb": the losses of every training go there, too.
+        timeout: seconds without a sign of life after which a cell has failed; 0: half an hour, or
+            twenty times what is expected of the cell.
+        engine: "local" for this machine, "ray" for a cluster.
+        address: of the cluster, as Ray knows it; "" for a new one on this machine alone.
+        gpus_per_cell: with "ray" and a CUDA device.
+        show: what the user sees.
+    """
+    _check(workers, overwrite, device, engine, track, timeout, address)
+    settings = Settings(execute, device, deterministic, track, timeout)
     store.prepare()
     before = {cell.hash: store.stamp(cell) for cell in cells}  # first: what comes later is another runner's
     missing = [cell for cell in cells if not _keeps(store.read(cell), overwrite)]
     refuse_missing(missing)
-    hands = [Hand(number, store, execute, device) for number in range(min(workers, len(missing)))]
-    runner = Runner(store, missing, before, hands, estimates(store), show or Silent(), device)
+    computed, elsewhere = 0, {}
     if missing:
-        with _signals(runner):
+        expected = estimates(store)
+        more: dict[str, Any] = {}
+        if engine == "ray":
+            more = {"expected": expected, "address": address, "gpus_per_cell": gpus_per_cell}
+        place = _engine(engine, workers, missing, store, settings, **more)
+        runner = Runner(store, missing, before, place, expected, show or Silent(), settings)
+        with signals(runner):
             runner.run()
+        computed, elsewhere = runner.computed, runner.elsewhere
     records = (store.read(cell) for cell in cells)
-    return Outcome([record for record in records if record], runner.computed, runner.elsewhere)
+    return Outcome([record for record in records if record], computed, elsewhere)
 
 
 def open_store(suite: Suite, store: str | Path | None = None) -> Store:
     """The store of a suite, ready to be written; raises UserError if it holds another suite."""
-    place = Store(store or default_store(suite))
+    place = store_at(store or default_store(suite))
     found = place.suite()
     if found is not None and found["name"] != suite.name:
         raise UserError(
@@ -412,7 +197,7 @@ def run_suite(
     """
     _check(**options)
     chosen = select(suite.cells, only)
-    if not Store(store or default_store(suite)).folder.exists():
+    if not store_at(store or default_store(suite)).folder.exists():
         refuse_missing(chosen)  # before there is a store of nothing
     place = open_store(suite, store)
     if share and options.get("overwrite") != "always":
@@ -423,17 +208,7 @@ def run_suite(
 
 
 @overload
-def run(
-    what: Cell,
-    *,
-    store: str | Path | None = ...,
-    workers: int = ...,
-    overwrite: str = ...,
-    device: str = ...,
-    only: str | None = ...,
-    execute: str = ...,
-    progress: bool = ...,
-) -> Record: ...
+def run(what: Cell, *, store: str | Path | None = ..., progress: bool = ..., **options: Any) -> Record: ...
 
 
 @overload
@@ -441,12 +216,9 @@ def run(
     what: str | Path | Suite | Sequence[Cell],
     *,
     store: str | Path | None = ...,
-    workers: int = ...,
-    overwrite: str = ...,
-    device: str = ...,
     only: str | None = ...,
-    execute: str = ...,
     progress: bool = ...,
+    **options: Any,
 ) -> list[Record]: ...
 
 
@@ -454,12 +226,9 @@ def run(
     what: Cell | str | Path | Suite | Sequence[Cell],
     *,
     store: str | Path | None = None,
-    workers: int = 1,
-    overwrite: str = "failed",
-    device: str = "cpu",
     only: str | None = None,
-    execute: str = EXECUTE,
     progress: bool = False,
+    **options: Any,
 ) -> Record | list[Record]:
     """Compute a cell, cells or a suite, and return the record or the records.
 
@@ -468,30 +237,20 @@ def run(
 
     Args:
         what: a Cell (see make_cell), several, a Suite, a shipped suite's name or a TOML file's path.
-        store: folder of the records; None for results/NAME of the suite, results/cells for cells.
-        workers: processes of one thread each; the numbers do not depend on it.
-        overwrite: "failed" keeps what is done and retries failures; "never" keeps failures too;
-            "always" computes everything again.
-        device: "cpu", "cuda" or "cuda:N".
+        store: folder or URL of the records; None for results/NAME of the suite, results/cells for cells.
         only: pattern on MODEL/INTRINSIC/METHOD or hashes, for suites; None for all cells.
-        execute: "module:function" that computes a cell, importable in the workers.
         progress: whether to show bars (or lines) on standard error.
+        options: those of `compute`.
 
     Raises UserError for what can be mended (a corrupt record, a full disk, an unknown name), Stopped
     (a KeyboardInterrupt) after a signal.
     """
-    options: dict[str, Any] = {
-        "workers": workers,
-        "overwrite": overwrite,
-        "device": device,
-        "execute": execute,
-    }
-    options["show"] = display(workers) if progress else Silent()
+    options.setdefault("show", display() if progress else Silent())
     if isinstance(what, str | Path | Suite):
         suite = what if isinstance(what, Suite) else load_suite(what)
         return run_suite(suite, store, only=only, **options).records
     cells = select([what] if isinstance(what, Cell) else what, only)
-    place = Store(store or RESULTS / "cells")
+    place = store_at(store or RESULTS / "cells")
     _check(**options)
     place.add_cells(cells)
     records = compute(cells, place, **options).records

@@ -89,12 +89,9 @@ def follow(cell: Cell, device: str) -> None:
 
 def lead(cell: Cell, store: Store, device: str) -> None:
     """Compute a cell and record it, as a worker of `run` does."""
-    from .execute import execute
-    from .worker import check
+    from .worker import Settings, compute
 
-    record = execute(cell, store, lambda share, phase: None, device)
-    check(record, cell)
-    store.write(record)
+    compute(cell, store, Settings(device=device), lambda message: None)
 
 
 def _failure(cell: Cell, store: Store, error: Exception, seconds: float) -> Record:
@@ -105,8 +102,9 @@ def _failure(cell: Cell, store: Store, error: Exception, seconds: float) -> Reco
 
     record = Record(cell, "failed", reason(error), generator=facts_of(cell.model))
     record.seconds = {"total": round(seconds, 3)}
+    record.log = f"logs/{store.log(cell).name}"
     text = "".join(traceback.format_exception(error))
-    store.write_text(store.log(cell), f"{cell}\n{record.reason}\n\n{text}")
+    store.append_log(cell, f"{cell}\n{record.reason}\n\n{text}")
     store.write(record)
     return record
 
@@ -119,7 +117,8 @@ def _same_everywhere(error: Exception) -> bool:
     from .store import StoreError
     from .worker import Diverged as NoNumber
 
-    return isinstance(error, UserError | Diverged | NoNumber) and not isinstance(error, StoreError)
+    own = StoreError | MemoryError  # of this process alone: probes.memory.OutOfMemory is both
+    return isinstance(error, UserError | Diverged | NoNumber) and not isinstance(error, own)
 
 
 def _compute(cell: Cell, store: Store, device: str) -> None:
@@ -127,7 +126,6 @@ def _compute(cell: Cell, store: Store, device: str) -> None:
     started = time.monotonic()
     try:
         lead(cell, store, device)
-        store.log(cell).unlink(missing_ok=True)
         click.echo(f"done: {cell}, {time.monotonic() - started:.0f} s")
     except Exception as error:
         record = _failure(cell, store, error, time.monotonic() - started)
@@ -148,6 +146,7 @@ def first_process(cells: Sequence[Cell], store: Store, place: Place) -> None:
         if owner is not None:
             click.echo(f"left out: {cell}: {owner} computes it", err=True)
             continue
+        store.log(cell).unlink(missing_ok=True)  # of an earlier attempt
         place.tell(number)
         _compute(cell, store, place.device)
     place.tell(END)

@@ -1,7 +1,7 @@
 """The store: one folder, one file per record; that a file is there is the only state there is.
 
 records/HASH.json, maps/HASH.npz, samples/HASH.png, adapters/HASH/, logs/HASH.log, claims/HASH.json
-and suite.json.
+and suite.json; progress/HASH.json and attempts/HASH.HOST.PID/ of cells that are being computed.
 Every file is written under a temporary name in its own folder, synced and renamed, so a run that
 is killed, or a disk that fills, leaves only whole files behind.
 """
@@ -14,19 +14,21 @@ import json
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from generators.errors import UserError
 
 from .cell import Cell, Record
+from .claims import Claim, alive, now_text
 
-FOLDERS = ("records", "maps", "samples", "adapters", "logs", "claims")
+FOLDERS = ("records", "maps", "samples", "adapters", "logs", "claims", "progress")
+ATTEMPTS = "attempts"  # beside them, while cells are computed
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
 
@@ -51,58 +53,6 @@ def storage_error(error: OSError, asked: str, writing: bool = True) -> StoreErro
     reason = os.strerror(error.errno or 0)
     known = "everything recorded so far is whole and stays as it is"
     return StoreError(asked, f"{wrong} ({reason}: {error.filename or 'unnamed file'})", known, todo)
-
-
-def _stat(pid: int) -> list[str]:
-    """State, ..., start time (20th) of a process; empty where the system does not tell (not Linux)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:  # no such process, or no /proc: then the pid alone has to do
-        return []
-
-
-def _started(pid: int) -> str:
-    """When a process of this machine started, "" where the system does not tell."""
-    return (_stat(pid) or [""] * 20)[19]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it exists and is another user's
-        return True
-    return _stat(pid)[:1] not in (["Z"], ["X"])  # killed, though nobody has asked for its exit status
-
-
-@dataclass(frozen=True)
-class Claim:
-    """Who computes a cell: a process, its start (against reused pids), its host, and since when."""
-
-    pid: int
-    host: str
-    started: str
-    since: str
-
-    @staticmethod
-    def own() -> Claim:
-        """A claim of this process."""
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        return Claim(os.getpid(), socket.gethostname(), _started(os.getpid()), since)
-
-    @property
-    def here(self) -> bool:
-        """Whether the owner runs, or ran, on this machine."""
-        return self.host == socket.gethostname()
-
-    @property
-    def dead(self) -> bool:
-        """Whether the owner is known to be gone; of another machine's processes nothing is known."""
-        return self.here and not (_alive(self.pid) and _started(self.pid) == self.started)
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
 
 
 def _temporary(path: Path) -> Path:
@@ -141,7 +91,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise storage_error(error, f"write {path}") or error from error
     finally:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
 
 
 def _remove(path: Path) -> None:
@@ -150,6 +100,12 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _discard(path: Path) -> None:
+    """Remove what has no name yet; on a disk that has become read-only, the next `sweep` does."""
+    with suppress(OSError):
+        _remove(path)
 
 
 @contextmanager
@@ -164,7 +120,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise storage_error(error, f"write {path}") or error from error
     finally:
-        _remove(temporary)
+        _discard(temporary)
 
 
 class Store:
@@ -176,9 +132,19 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.records, self.maps, self.samples, self.adapters, self.logs, self.claims = (
+        self.records, self.maps, self.samples, self.adapters, self.logs, self.claims, self.progress = (
             self.folder / name for name in FOLDERS
         )
+
+    @property
+    def address(self) -> str:
+        """What `store_at` makes this store of, in another process."""
+        return str(self.folder)
+
+    @property
+    def root(self) -> Store:
+        """The store that an attempt's files are for: this one, if it is none."""
+        return self
 
     def prepare(self) -> None:
         """Make the folders and sweep what killed writers left; raises StoreError if that cannot be."""
@@ -193,20 +159,39 @@ class Store:
         """Remove temporary files and claims whose owner, a process of this machine, is gone."""
         for path in self.folder.rglob(f".*.{socket.gethostname()}.*.tmp"):
             pid = path.name.split(".")[-2]
-            if pid.isdigit() and not _alive(int(pid)):
-                _remove(path)
+            if pid.isdigit() and not alive(int(pid)):
+                _discard(path)
+        for path in (self.folder / ATTEMPTS).glob(f"*.{socket.gethostname()}.*"):
+            pid = path.name.rpartition(".")[2]
+            if pid.isdigit() and not alive(int(pid)):
+                _discard(path)
+        self._forget_attempts()
+        for path in self.progress.glob("*.json"):
+            if not _at_work(path):
+                _discard(path)
         for path in self.claims.glob("*.json"):
             owner = self.owner(path)
             if owner is not None and owner.dead:
                 self._bury(path)
+
+    def pull(self, *folders: str) -> None:
+        """Bring the folder up to date with what it mirrors: nothing, if it is no mirror (see .remote)."""
 
     def path(self, cell: Cell | str) -> Path:
         """Where the record of a cell, or of a hash, is."""
         return self.records / f"{cell if isinstance(cell, str) else cell.hash}.json"
 
     def log(self, cell: Cell) -> Path:
-        """Where the traceback of a failed cell is."""
+        """Where everything is that was written while a cell was computed, and why it failed if it did."""
         return self.logs / f"{cell.hash}.log"
+
+    def append_log(self, cell: Cell, text: str) -> None:
+        """Add to the log of a cell; raises StoreError if it cannot be written."""
+        try:
+            with self.log(cell).open("a", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+        except OSError as error:
+            raise storage_error(error, f"write {self.log(cell)}") or error from error
 
     def read(self, cell: Cell | str) -> Record | None:
         """The record of a cell, None if there is none; raises UserError if the file is corrupt."""
@@ -277,6 +262,67 @@ class Store:
             file.write(text.encode())
         return path
 
+    # Attempts: what is made of a cell has no name before its record is there.
+
+    @contextmanager
+    def attempt(self, cell: Cell) -> Iterator[Attempt]:
+        """A private folder for what this process makes of a cell; gone when it is left."""
+        own = Attempt(self, cell)
+        _remove(own.folder)
+        own.prepare()
+        try:
+            yield own
+        finally:
+            _discard(own.folder)
+            self._forget_attempts()
+
+    def _forget_attempts(self) -> None:
+        with suppress(OSError):  # another attempt is in it, or it is gone
+            (self.folder / ATTEMPTS).rmdir()
+
+    def publish(self, attempt: Store, record: Record, before: tuple[int, int] | None) -> bool:
+        """Move an attempt's files to their places, then write the record: the first writer wins.
+
+        Args:
+            before: stamp of the cell's record when the attempt began.
+
+        Returns:
+            False, with nothing moved, if another has written the record since.
+        """
+        with self._locked(self.records / ".publish"):
+            if self.stamp(record.cell) != before and self._is_done(record.cell):
+                return False
+            for kept in (record.maps, record.samples, record.adapter):
+                if kept is not None:
+                    _move(attempt.folder / kept, self.folder / kept)
+            self.write(record)
+        return True
+
+    def _is_done(self, cell: Cell) -> bool:
+        record = self.read(cell)
+        return record is not None and record.status == "done"
+
+    def beat(self, cell: Cell, share: float, phase: str, since: str) -> None:
+        """Say in the store how far a cell is, for whoever looks; that a disk is full is not said here."""
+        named: dict[str, Any] = {"hash": cell.hash, "model": cell.model, "intrinsic": cell.intrinsic}
+        named |= {"method": cell.method, "seed": cell.seed, "host": socket.gethostname(), "pid": os.getpid()}
+        state = named | {"share": share, "phase": phase, "since": since, "at": now_text()}
+        path = self.progress / f"{cell.hash}.json"
+        temporary = _temporary(path)
+        with suppress(OSError):
+            temporary.write_text(json.dumps(state), encoding="utf-8")
+            os.replace(temporary, path)
+
+    @contextmanager
+    def beating(self, cell: Cell) -> Iterator[None]:
+        """Take away what `beat` wrote when a cell ends."""
+        try:
+            yield
+        finally:
+            path = self.progress / f"{cell.hash}.json"
+            if _at_work(path, os.getpid()):
+                _discard(path)
+
     def write_suite(self, name: str, title: str, question: str, cells: Iterable[Cell]) -> Path:
         """Say what is planned, so that reports can show what is missing."""
         planned = [cell.facts() | {"hash": cell.hash} for cell in cells]
@@ -320,7 +366,7 @@ class Store:
 
     def release(self, cell: Cell) -> None:
         """Give a cell of this process back."""
-        (self.claims / f"{cell.hash}.json").unlink(missing_ok=True)
+        _discard(self.claims / f"{cell.hash}.json")  # a dead owner's claim is worth nothing, either
 
     def owner(self, path: Path) -> Claim | None:
         """Who holds a claim file; None if it is gone."""
@@ -347,16 +393,76 @@ class Store:
                 raise
             raise known from error
         finally:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
         return True
 
     def _bury(self, path: Path) -> None:
         """Remove the claim of a dead process of this machine, one taker at a time."""
-        with (self.claims / ".bury").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with self._locked(self.claims / ".bury"):
             owner = self.owner(path)  # another taker may have been first: then it is alive now
             if owner is not None and owner.dead:
                 path.unlink()
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """One process at a time; on a file system without locks, by its rename alone."""
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+            yield
+
+
+class Attempt(Store):
+    """What one process makes of a cell, until it is published."""
+
+    def __init__(self, root: Store, cell: Cell) -> None:
+        super().__init__(root.folder / ATTEMPTS / f"{cell.hash}.{socket.gethostname()}.{os.getpid()}")
+        self._root = root
+
+    @property
+    def root(self) -> Store:
+        """The store its files are for."""
+        return self._root
+
+    def prepare(self) -> None:
+        """Make the folders that files are made in; raises StoreError if that cannot be."""
+        try:
+            for folder in (self.maps, self.samples, self.adapters):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"make {self.folder}") or error from error
+
+
+def store_at(where: str | Path) -> Store:
+    """The store at a path, or at a URL that fsspec knows (s3://bucket/folder)."""
+    if "://" not in str(where):
+        return Store(where)
+    from .remote import RemoteStore
+
+    return RemoteStore(str(where))
+
+
+def _move(source: Path, target: Path) -> None:
+    """Put a file or a folder in its place, over what was there; on the disk when it returns."""
+    if source.is_dir() and target.is_dir():
+        _remove(target)
+    os.replace(source, target)
+    _sync_folder(target.parent)
+
+
+def _at_work(path: Path, pid: int | None = None) -> bool:
+    """Whether a progress file is a living process's (of this machine, or of another: nothing is known)."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        host, number = said["host"], int(said["pid"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    if pid is not None:
+        return host == socket.gethostname() and number == pid
+    return host != socket.gethostname() or alive(number)
 
 
 def corrupt(path: Path, wrong: str, todo: str = "") -> UserError:

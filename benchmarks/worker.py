@@ -13,17 +13,24 @@ import math
 import os
 import queue
 import signal
+import socket
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from generators.errors import UserError
 
 from .cell import Cell, Record
-from .store import Store, StoreError, storage_error
+from .claims import now_text
+from .engine import Message
+from .store import Store, StoreError, storage_error, store_at
 
 THREADS = {
     name: "1"
@@ -37,6 +44,48 @@ THREADS = {
 }
 Execute = Callable[..., Record]  # execute(cell, store, progress, device)
 _QUIET = 0.1  # seconds between two reports of progress
+_BEAT = 2.0  # seconds between two signs of life in the store
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cells are computed, whichever machine does it.
+
+    Attributes:
+        execute: "module:function" that does the work.
+        device: as torch names it.
+        deterministic: whether operations that may differ from run to run are refused or replaced.
+        track: a tracker's name (see benchmarks.trackers), "" for none.
+        patience: seconds without a sign of life after which a cell has failed; 0 to judge by what is
+            expected of the cell.
+    """
+
+    execute: str = "benchmarks.execute:execute"
+    device: str = "cpu"
+    deterministic: bool = False
+    track: str = ""
+    patience: float = 0.0
+
+    def to_json(self) -> str:
+        """As text, for another process; Settings(**json.loads(text)) is the inverse."""
+        return json.dumps(asdict(self))
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Variables that a process must be started with to compute cells."""
+    if not settings.deterministic:
+        return dict(THREADS)
+    from probes.determinism import ENVIRONMENT
+
+    return THREADS | ENVIRONMENT
+
+
+def set_up(settings: Settings) -> None:
+    """Make this process ready to compute cells; more than once does no harm."""
+    if settings.deterministic:
+        from probes.determinism import deterministic
+
+        deterministic()
 
 
 class Diverged(Exception):
@@ -79,20 +128,119 @@ def death(status: int) -> str:
     return f"the worker process was killed by {name}{memory}"
 
 
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Everything this process writes to its standard output and error goes to the end of a file.
+
+    The descriptors are turned, so that what compiled code and a crash (faulthandler) say is there, too.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    before = os.dup(1), os.dup(2)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(log, 1), os.dup2(log, 2)
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, old in enumerate(before, start=1):
+            os.dup2(old, number)
+            os.close(old)
+        os.close(log)
+
+
+class Beat:
+    """What is told while a cell is computed: to its runner, to its log, and to whoever reads the store.
+
+    Args:
+        tell: takes a message for the runner.
+    """
+
+    def __init__(self, cell: Cell, store: Store, tell: Callable[[Message], None]) -> None:
+        self.cell, self.store, self.tell = cell, store, tell
+        self.since, self.began = now_text(), time.monotonic()
+        self.told = self.wrote = -math.inf
+        self.phase = ""
+
+    def __call__(self, share: float, phase: str) -> None:
+        """Report how far the cell is, 0 to 1, and what it is at; not too often."""
+        now = time.monotonic()
+        if phase != self.phase:
+            self.phase, self.told, self.wrote = str(phase), -math.inf, -math.inf
+            print(f"{now - self.began:8.1f} s  {phase}", flush=True)
+        if now - self.told >= _QUIET:
+            self.told = now
+            self.tell({"kind": "progress", "share": float(share), "phase": str(phase)})
+        if now - self.wrote >= _BEAT:
+            self.wrote = now
+            self.store.beat(self.cell, float(share), self.phase, self.since)
+
+
+def compute(cell: Cell, store: Store, settings: Settings, tell: Callable[[Message], None]) -> Record:
+    """One cell to one record in the store; raises whatever went wrong.
+
+    What it makes lies in a folder of this attempt until the record is there: a process that dies, or comes
+    after another that was given the same cell, leaves nothing behind and replaces nothing.
+
+    Args:
+        tell: takes messages of the kind "progress".
+    """
+    start, before = time.perf_counter(), store.stamp(cell)
+    beat = Beat(cell, store, tell)
+    with store.attempt(cell) as own, store.beating(cell), logging_to(store.log(cell)):
+        print(f"{cell} ({cell.hash}), process {os.getpid()} on {socket.gethostname()}, {beat.since}")
+        beat(0.0, "starting")
+        with _tracked(cell, store, settings.track):
+            record = find(settings.execute)(cell, own, beat, settings.device)
+        check(record, cell)
+        record.seconds.setdefault("total", round(time.perf_counter() - start, 3))
+        record.log = f"logs/{store.log(cell).name}"
+        if settings.deterministic:
+            record.environment["deterministic"] = True
+        if not store.publish(own, record, before):
+            print("another was faster: its record stays")
+    return record
+
+
+@contextmanager
+def _tracked(cell: Cell, store: Store, track: str) -> Iterator[None]:
+    """A tracker at work while a cell is computed, if one is asked for."""
+    if not track:
+        yield
+        return
+    from .trackers import begin
+
+    with begin(cell, store, track):
+        yield
+
+
+def failure(error: Exception, cell: Cell, device: str) -> Message:
+    """What is told of an error: the cell failed, or the store cannot be written."""
+    known = storage_error(error, f"compute {cell}", writing=False) if isinstance(error, OSError) else None
+    fatal = known or (error if isinstance(error, StoreError) else None)
+    if fatal:
+        return {"kind": "fatal", "parts": [fatal.asked, fatal.wrong, fatal.known, fatal.todo]}
+    # After these, memory may be short or the device unusable: the next cell gets a new process.
+    retire = isinstance(error, MemoryError) or (
+        device != "cpu" and not isinstance(error, UserError | Diverged)
+    )
+    text = "".join(traceback.format_exception(error))
+    return {"kind": "failed", "reason": reason(error), "traceback": text, "retire": retire}
+
+
 class Worker:
     """The worker's side of the connection.
 
     Args:
         connection: to the runner; each message is one JSON text.
         store: where records go.
-        execute: "module:function" that does the work.
-        device: as torch names it.
+        settings: how cells are computed.
     """
 
-    def __init__(self, connection: Connection, store: Store, execute: str, device: str) -> None:
-        self.connection, self.store, self.execute, self.device = connection, store, execute, device
+    def __init__(self, connection: Connection, store: Store, settings: Settings) -> None:
+        self.connection, self.store, self.settings = connection, store, settings
         self.jobs: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.last = 0.0
 
     def listen(self) -> None:
         """Take in jobs; when the runner is gone, however it went, so is this process."""
@@ -102,56 +250,30 @@ class Worker:
             except (EOFError, OSError):
                 os._exit(0)  # in the middle of a cell perhaps: nothing half-written has a name
 
-    def say(self, **message: Any) -> None:
+    def say(self, message: Message) -> None:
         """Send one message to the runner."""
         self.connection.send_bytes(json.dumps(message).encode())
-
-    def progress(self, share: float, phase: str) -> None:
-        """Report how far the cell is, 0 to 1, and what it is at; not too often."""
-        now = time.monotonic()
-        if now - self.last >= _QUIET:
-            self.last = now
-            self.say(kind="progress", share=float(share), phase=str(phase))
-
-    def compute(self, cell: Cell) -> None:
-        """One cell to one record; raises whatever went wrong."""
-        start = time.perf_counter()
-        record = find(self.execute)(cell, self.store, self.progress, self.device)
-        check(record, cell)
-        record.seconds.setdefault("total", round(time.perf_counter() - start, 3))
-        self.store.write(record)
-        memory = record.environment.get("peak_memory_mib")
-        self.say(kind="done", seconds=record.seconds["total"], memory=memory)
 
     def serve(self) -> None:
         """Compute cells until told otherwise; what a cell raises is its own failure, not the worker's."""
         while True:
             cell = Cell(**self.jobs.get()["cell"])
             try:
-                self.compute(cell)
+                record = compute(cell, self.store, self.settings, self.say)
             except Exception as error:
-                self.fail(cell, error)
-
-    def fail(self, cell: Cell, error: Exception) -> None:
-        """Tell the runner why there is no record: the cell failed, or the store cannot be written."""
-        known = storage_error(error, f"compute {cell}", writing=False) if isinstance(error, OSError) else None
-        fatal = known or (error if isinstance(error, StoreError) else None)
-        if fatal:
-            self.say(kind="fatal", parts=[fatal.asked, fatal.wrong, fatal.known, fatal.todo])
-            return
-        # After these, memory may be short or the device unusable: the next cell gets a new process.
-        retire = isinstance(error, MemoryError) or (
-            self.device != "cpu" and not isinstance(error, UserError | Diverged)
-        )
-        text = "".join(traceback.format_exception(error))
-        self.say(kind="failed", reason=reason(error), traceback=text, retire=retire)
+                self.say(failure(error, cell, self.settings.device))
+            else:
+                memory = record.environment.get("peak_memory_mib")
+                self.say({"kind": "done", "seconds": record.seconds["total"], "memory": memory})
 
 
-def main(descriptor: int, folder: str, execute: str, device: str) -> None:
+def main(descriptor: int, address: str, settings: str) -> None:
     """Entry point of the process; `descriptor` is the worker's end of a socket pair."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the runner's: it closes the connection
     faulthandler.enable()
     os.set_inheritable(descriptor, False)
-    worker = Worker(Connection(descriptor), Store(folder), execute, device)
+    asked = Settings(**json.loads(settings))
+    set_up(asked)
+    worker = Worker(Connection(descriptor), store_at(address), asked)
     threading.Thread(target=worker.listen, daemon=True).start()
     worker.serve()

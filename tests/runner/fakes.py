@@ -50,6 +50,11 @@ def _fill_disk() -> None:
     benchmarks.store._create = full
 
 
+def _talk() -> None:
+    print("printed")
+    os.write(2, b"by a C library\n")
+
+
 def _raise(error: Exception) -> None:
     raise error
 
@@ -63,6 +68,7 @@ DOES: dict[str, Callable[[], None]] = {
     "exit": lambda: os._exit(5),
     "full": _fill_disk,
     "hang": lambda: time.sleep(600),
+    "talk": lambda: _talk(),
 }
 
 
@@ -73,14 +79,20 @@ def numbers(cell: Cell, count: int) -> list[float]:
 
 def execute(cell: Cell, store: Store, progress: Callable[[float, str], None], device: str = "cpu") -> Record:
     """Scores that are a function of the cell, after a moment."""
-    with (store.folder / "computed.txt").open("a") as file:
+    with (store.root.folder / "computed.txt").open("a") as file:
         file.write(f"{cell.hash} {os.getppid()} {os.environ['OMP_NUM_THREADS']}\n")
     progress(0.5, "pretending")
     does = cell.options["layer"]
     DOES.get(does, lambda: None)()
     time.sleep(0.04)
+    if does == "slow":
+        for step in range(16):
+            time.sleep(0.25)
+            progress(step / 16, "fit")
     with atomic(store.maps / f"{cell.hash}.npz") as file:
         file.write(cell.hash.encode() * 1000)
+    if does == "map, then killed":
+        _die(signal.SIGKILL)
     values = numbers(cell, 5)
     if does == "nan":
         values[2] = float("nan")
@@ -101,7 +113,7 @@ def execute_slowly(cell: Cell, store: Store, progress: Callable[..., None], devi
     """A score, after writing down when it was begun, and before, when it was ended."""
     begun = time.time()
     time.sleep(0.3)
-    with (store.folder / "times.txt").open("a") as file:
+    with (store.root.folder / "times.txt").open("a") as file:
         file.write(f"{cell.hash} {begun} {time.time()}\n")
     return Record(cell, "done", scores={"rms": 1.0}, per_image={"rms": [1.0]})
 

@@ -14,8 +14,8 @@ class Terminal(io.StringIO):
 
 
 def test_bars_on_a_terminal_lines_elsewhere() -> None:
-    assert isinstance(display(1, Terminal()), Bars)
-    assert isinstance(display(1, io.StringIO()), Lines)
+    assert isinstance(display(Terminal()), Bars)
+    assert isinstance(display(io.StringIO()), Lines)
 
 
 def test_a_line_per_cell() -> None:
@@ -34,7 +34,7 @@ def test_a_line_per_cell() -> None:
 
 def test_bars_show_the_phase_the_count_and_the_finish() -> None:
     stream = Terminal()
-    show = Bars(stream, 2, width=150)
+    show = Bars(stream, width=150)
     show.start(2, lambda: 240.0)
     show.working(1, cell(0), 0.5, "fitting [red]")
     show.progress.refresh()

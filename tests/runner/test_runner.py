@@ -1,8 +1,6 @@
 """The runner: same results however many workers and however often it is killed; failures stay alone."""
 
 import os
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +20,12 @@ COUNT = 48  # cells of a run; ten kills leave some of them undone
 
 def outcomes(store: Path) -> dict[str, dict]:
     return {record.cell.hash: record.outcome() for record in Store(store).all()}
+
+
+def leftovers(store: Path) -> list[Path]:
+    """What only cells that are being computed have."""
+    found = [*store.rglob("*.tmp"), *(store / "claims").glob("*.json"), *(store / "progress").iterdir()]
+    return [*found, *store.glob("attempts")]
 
 
 def ask(which: list[Cell], store: Path, **options) -> Outcome:
@@ -117,17 +121,22 @@ def test_a_failure_is_recorded_with_its_reason_and_the_others_go_on(tmp_path: Pa
         assert text in Store(tmp_path).log(failed).read_text()
     assert "line" in Store(tmp_path).log(cell(0, "raise")).read_text()  # the traceback
     assert "Segmentation fault" in Store(tmp_path).log(cell(5, "segfault")).read_text()
-    assert not list((tmp_path / "claims").glob("*.json"))
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert leftovers(tmp_path) == []
 
 
-def test_a_log_goes_when_its_cell_succeeds(tmp_path: Path) -> None:
+def test_the_log_of_a_cell_is_named_in_its_record_and_holds_what_it_wrote(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.prepare()
-    store.write(Record(cell(), "failed", "no power"))
-    store.log(cell()).write_text("no power")
-    assert ask([cell()], tmp_path).status == 0
-    assert not store.log(cell()).exists()
+    store.write(Record(cell(0, "talk"), "failed", "no power"))
+    store.log(cell(0, "talk")).write_text("no power")
+    for record in ask([cell(0, "talk"), cell(1), cell(2, "raise")], tmp_path).records:
+        assert record.log == f"logs/{record.cell.hash}.log"
+        text = (tmp_path / record.log).read_text()
+        assert text.startswith(str(record.cell))
+        assert " s  pretending" in text  # the phases
+        assert "no power" not in text  # of the attempt before
+        assert ("printed" in text, "by a C library" in text) == (record.cell == cell(0, "talk"),) * 2
+        assert ("the layer is broken" in text) == (record.status == "failed")
 
 
 def test_an_unknown_execute_fails_cells_not_the_run(tmp_path: Path) -> None:
@@ -189,9 +198,12 @@ def test_only_computes_a_part_and_plans_all(tmp_path: Path) -> None:
     assert planned is not None and len(planned["cells"]) == 12
 
 
-def start(store: Path, count: int, workers: int) -> subprocess.Popen[bytes]:
+def start(
+    store: Path, count: int, workers: int, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "tests.runner.fakes", str(store), str(count), str(workers)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, env=environment)
 
 
 def wait_for(store: Path, records: int, process: subprocess.Popen[bytes]) -> None:
@@ -209,29 +221,6 @@ def children(pid: int) -> list[int]:
 
 def alive(pids: list[int]) -> list[int]:
     return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
-def test_killed_ten_times_is_as_if_undisturbed(tmp_path: Path, undisturbed: dict[str, dict]) -> None:
-    chance = random.Random(20)
-    for attempt in range(10):
-        process = start(tmp_path, COUNT, 2)
-        already = len(list((tmp_path / "records").glob("*.json")))
-        wait_for(tmp_path, already + chance.randrange(3), process)
-        time.sleep(chance.random() * (0.2 if attempt % 3 == 0 else 0.06))
-        assert process.poll() is None, "the run ended before it could be killed"
-        workers = children(process.pid) if attempt % 2 else []
-        process.kill()
-        for pid in workers:
-            if alive([pid]):
-                os.kill(pid, signal.SIGKILL)
-        process.communicate()
-        Store(tmp_path).all()  # raises if any record is not whole
-    process = start(tmp_path, COUNT, 2)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    assert outcomes(tmp_path) == undisturbed
-    assert not list(tmp_path.rglob("*.tmp"))
-    assert not list((tmp_path / "claims").glob("*.json"))
 
 
 def test_workers_go_when_their_runner_is_killed(tmp_path: Path) -> None:

@@ -1,0 +1,247 @@
+"""The runner's loop: cells to the slots of an engine, what is said of them to the store and the user."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from generators import registry
+
+from .cell import Cell, Record
+from .engine import Engine, Message, Slot
+from .plan import Estimates, Queue, shared_training
+from .progress import Display
+from .store import Store, StoreError
+from .worker import Settings
+
+LOST = 3  # times a cell is given out again when its machine is lost
+PATIENCE = 1800.0  # seconds of silence every cell is granted, or SLACK times what is expected of it
+SLACK = 20
+_TICK = 0.25  # seconds between two looks at workers that say nothing
+
+
+class Stopped(KeyboardInterrupt):
+    """A run that was stopped by a signal, after its workers are gone and its claims given back."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number  # exit status: 130 for Ctrl-C, 143 for SIGTERM
+
+
+def facts_of(model: str) -> dict[str, Any]:
+    """What reports need to know of a model whose cell failed."""
+    names = ("name", "family", "title", "domain", "trained", "control", "takes")
+    return next(({n: getattr(s, n) for n in names} for s in registry.specs() if s.name == model), {})
+
+
+class Runner:
+    """One run over one store.
+
+    Args:
+        store: prepared.
+        cells: to compute.
+        before: hash to stamp of their records when they were chosen; another stamp means that another
+            runner has been faster.
+        engine: where they are computed.
+        expected: what is known about durations.
+        show: what the user sees.
+        settings: how they are computed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        cells: Sequence[Cell],
+        before: Mapping[str, tuple[int, int] | None],
+        engine: Engine,
+        expected: Estimates,
+        show: Display,
+        settings: Settings,
+    ) -> None:
+        self.store, self.engine, self.expected, self.show = store, engine, expected, show
+        self.settings = settings
+        self.queue = Queue(cells, expected.seconds)
+        self.total = len(cells)
+        self.before = before
+        self.waiting: list[Cell] = []  # claimed by other runners on this machine
+        self.elsewhere: dict[str, str] = {}
+        self.trained: set[str] = set()  # shared trainings that are in the cache by now
+        self.lost: Counter[str] = Counter()
+        self.computed = 0
+        self.stopping = 0
+        self._left = (0.0, 0.0)
+
+    def run(self) -> None:
+        """Compute every cell; raises Stopped on a signal, StoreError if the store cannot be written."""
+        self.show.start(self.total, self.left)
+        try:
+            while self.queue or self.waiting or self._busy():
+                self._hand_out()
+                self._listen()
+                if self.stopping:
+                    raise Stopped(self.stopping)
+        finally:
+            self._close()
+
+    def left(self) -> float:
+        """Expected seconds to the finish, worked out once a second."""
+        now = time.monotonic()
+        if now - self._left[0] > 1 or not (self.queue or self._busy()):
+            cells = [(cell, 0.0) for cell in self.queue.cells() + self.waiting]
+            cells += [(slot.cell, slot.share) for slot in self.engine.slots if slot.cell]
+            work = sum(self.expected.seconds(cell) * (1 - share) for cell, share in cells)
+            self._left = (now, work / max(1, min(len(self.engine.slots), len(cells))))
+        return self._left[1]
+
+    def _busy(self) -> list[Slot]:
+        return [slot for slot in self.engine.slots if slot.cell]
+
+    def _hand_out(self) -> None:
+        again, self.waiting = self.waiting, []
+        for claimed in again:
+            self.queue.put_back(claimed)
+        for slot in self.engine.slots:
+            while not slot.cell and self.queue:
+                busy = self._busy()
+                cell = self.queue.take(slot.model, [other.model for other in busy], self._training(busy))
+                if cell is None:
+                    return  # what is left shares a training that somebody is at
+                self._try(slot, cell)
+
+    def _training(self, busy: Sequence[Slot]) -> set[str]:
+        """Shared trainings that workers are at and that no cell of this run has ended yet."""
+        return {shared_training(slot.cell) for slot in busy if slot.cell} - self.trained - {""}
+
+    def _try(self, slot: Slot, cell: Cell) -> None:
+        """Give a cell to a worker, unless another runner has it or has just finished it."""
+        owner = self.store.claim(cell)
+        if owner is None and self.store.stamp(cell) == self.before[cell.hash]:
+            self.store.log(cell).unlink(missing_ok=True)  # of an earlier attempt
+            slot.take(cell)
+            self.engine.give(slot, cell)
+            self.show.working(slot.number, cell, 0.0, "starting")
+        elif owner is None:
+            self.store.release(cell)
+            self.show.finished(slot.number, cell, 0.0)
+        elif owner.here:
+            self.waiting.append(cell)
+        else:
+            self.elsewhere[cell.hash] = str(owner)
+
+    def _listen(self) -> None:
+        if not self._busy():
+            if self.waiting:
+                time.sleep(_TICK)  # another runner computes what is left
+            return
+        for slot, message in self.engine.listen(_TICK):
+            if slot.cell:
+                self._take(slot, slot.cell, message)
+        for slot in self._busy():
+            self._lose_patience(slot)
+
+    def _take(self, slot: Slot, cell: Cell, message: Message) -> None:
+        slot.heard = time.monotonic()
+        match message["kind"]:
+            case "progress":
+                slot.share, slot.phase = min(1.0, max(0.0, message["share"])), message["phase"]
+                self.show.working(slot.number, cell, slot.share, slot.phase)
+            case "done":
+                self._done(slot, message["seconds"], message["memory"])
+            case "failed":
+                self._failed(slot, message["reason"], message["traceback"])
+            case "gone":
+                self._failed(slot, message["reason"], message["log"])
+            case "lost":
+                self._lost(slot, cell, message["reason"])
+            case "fatal":
+                raise StoreError(*message["parts"])
+
+    def _lose_patience(self, slot: Slot) -> None:
+        """A worker that has been silent for too long hangs: its cell has failed, the others go on."""
+        assert slot.cell is not None
+        granted = self.settings.patience or max(PATIENCE, SLACK * self.expected.seconds(slot.cell))
+        if slot.silent() > granted:
+            said = self.engine.end(slot, dump=True)
+            reason = f"no sign of life for {granted:.0f} s in the phase {slot.phase!r}: it was ended"
+            self._failed(slot, f"{reason}; --timeout grants more", said)
+
+    def _done(self, slot: Slot, seconds: float, memory: float | None) -> None:
+        cell = self._free(slot)
+        self.computed += 1
+        self.trained.add(shared_training(cell))
+        self.expected.learn(cell, seconds, memory)
+        self.show.finished(slot.number, cell, seconds)
+
+    def _lost(self, slot: Slot, cell: Cell, reason: str) -> None:
+        """Its machine is gone: the cell goes out again, unless it is recorded, or lost too often."""
+        self.lost[cell.hash] += 1
+        again = self.lost[cell.hash] <= LOST and not self._recorded(cell)
+        if not again:
+            self._failed(slot, f"{reason}, {self.lost[cell.hash]} times", "")
+            return
+        self.show.say(f"given out again: {cell}: {reason}")
+        self.queue.put_back(self._free(slot))
+
+    def _recorded(self, cell: Cell) -> bool:
+        """Whether a number of a cell has come into the store since it was chosen."""
+        if self.store.stamp(cell) == self.before[cell.hash]:
+            return False
+        record = self.store.read(cell)
+        return record is not None and record.status == "done"
+
+    def _failed(self, slot: Slot, reason: str, log: str) -> None:
+        """Record why there is no number, unless it was recorded in the last moment."""
+        cell, seconds = slot.cell, time.monotonic() - slot.began
+        assert cell is not None
+        if self._recorded(cell):
+            self._done(slot, seconds, None)
+            return
+        record = Record(cell, "failed", reason, generator=facts_of(cell.model))
+        record.seconds, record.environment = {"total": round(seconds, 3)}, {"device": self.settings.device}
+        record.log = f"logs/{self.store.log(cell).name}"
+        self.store.append_log(cell, f"{cell}\n{reason}\n\n{log}")
+        self.store.write(record)
+        self._free(slot)
+        self.computed += 1
+        self.show.finished(slot.number, cell, seconds, reason)
+
+    def _free(self, slot: Slot) -> Cell:
+        cell = slot.cell
+        assert cell is not None
+        slot.cell = None
+        self.store.release(cell)
+        return cell
+
+    def _close(self) -> None:
+        self.show.stop()
+        self.engine.close()
+        for slot in self._busy():
+            assert slot.cell is not None
+            self.store.release(slot.cell)
+        self.store.sweep()
+
+
+@contextmanager
+def signals(runner: Runner) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop a run between two messages; a second Ctrl-C stops it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if runner.stopping:
+            raise KeyboardInterrupt
+        runner.stopping = number
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
