@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from generators.base import Generator
+from probes import memory
 from probes.adapters import AdapterFacts, write_facts
 from probes.finetune import split_head
 from probes.fit import TrainedProbe
@@ -29,6 +30,7 @@ from probes.methods import RELATIVE, method, method_fit
 from probes.ranks import Ranks
 from probes.task import Examples, Probe, Task
 
+from . import trackers
 from .cache import Cache, cache_folder
 from .cell import NO_MODEL, Cell, Record
 from .data import describe
@@ -112,7 +114,18 @@ def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -
     Raises:
         UserError: the cell asks for something that does not exist or does not fit.
         probes.fit.Diverged: training gave a loss that is not finite.
+        probes.memory.OutOfMemory: not even one picture at a time fits.
     """
+    memory.forget()
+    with memory.explained(f"compute {cell}"):
+        record = _execute(cell, store, trackers.hearing(progress), device)
+    if memory.at_once():
+        record.environment["at_once"] = memory.at_once()
+    trackers.current().scores(record)
+    return record
+
+
+def _execute(cell: Cell, store: Store, progress: Progress, device: str) -> Record:
     here, clock = session(device), Clock(progress)
     record = Record(cell, "done")
     if method(cell.method).needs == "samples":
@@ -174,6 +187,7 @@ def make_task(cell: Cell, here: Session, clock: Clock) -> Task:
         remember,
         cell.method,
         partial(here.parts, cell, intrinsic) if in_parts(cell) else None,
+        track=trackers.current().loss,
     )
 
 

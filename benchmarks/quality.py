@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from generators.errors import UserError
+from probes.memory import portions
 from probes.precision import autocast
 
 from .cell import Cell
@@ -85,7 +86,7 @@ def reference_features(cell: Cell, here: Session, space: str) -> Tensor:
             load_pictures(cell.data, "reference", rows, cell.size, ()).pictures
             for rows in _parts(count, LOADED)
         )
-        return {"features": torch.cat([measure_features(space, some, batch=BATCH) for some in renders])}
+        return {"features": torch.cat([_features(space, some) for some in renders])}
 
     return here.cache.get(key, compute)["features"]
 
@@ -101,11 +102,24 @@ def drawn_pictures(cell: Cell, here: Session) -> Iterator[Tensor]:
         raise TypeError("a Frechet distance needs a model")
     options = cell.options if _denoises(cell) else {}
     said = [c for rows in _parts(count, LOADED) for c in captions(cell.data, "reference", rows)]
-    for rows in _parts(count, BATCH):
-        asked = [SEED + i for i in rows], said[rows.start : rows.stop]
+
+    def draw(rows: slice) -> Tensor:
+        asked = [SEED + i for i in range(rows.start, rows.stop)], said[rows]
         with autocast(generator.network, options):
             sampled = generator.sample(*asked, **_sampler(cell))
-        yield _eight_bit(sampled.images.float().cpu())
+        return _eight_bit(sampled.images.float().cpu())
+
+    for _, pictures in portions(count, BATCH, draw, "draw pictures"):
+        yield pictures
+
+
+def _features(space: str, pictures: Tensor) -> Tensor:
+    """Features (n f) of pictures in [-1, 1], as many at a time as memory allows."""
+
+    def see(rows: slice) -> Tensor:
+        return measure_features(space, pictures[rows], batch=BATCH)
+
+    return torch.cat([found for _, found in portions(len(pictures), BATCH, see, f"features {space}")])
 
 
 def sample_features(
@@ -116,11 +130,11 @@ def sample_features(
     Beside them the first of the pictures, (k 3 h w) of 8 bit.
     """
     found: dict[str, list[Tensor]] = {space: [] for space in spaces}
-    count, done, shown = int(cell.options["samples"]), 0, torch.empty(0)
+    count, done, shown = int(cell.options["samples"]), 0, torch.empty(0, dtype=torch.uint8)
     for pictures in drawn_pictures(cell, here):
-        shown = shown if done else pictures[:SHOWN]
+        shown = torch.cat([shown, pictures])[:SHOWN] if done < SHOWN else shown
         for space, parts in found.items():
-            parts.append(measure_features(space, pictures.float() / 127.5 - 1, batch=BATCH))
+            parts.append(_features(space, pictures.float() / 127.5 - 1))
         done += len(pictures)
         progress(done / count)
     return {space: torch.cat(parts) for space, parts in found.items()}, shown

@@ -15,6 +15,7 @@ from generators.base import Denoiser, Generator
 from generators.errors import UserError
 from generators.random_init import blend_noise
 from probes.intrinsics import RELATIVE_DEPTH, Intrinsic, relative_depth
+from probes.memory import portions
 from probes.methods import RELATIVE
 from probes.task import Examples, seed_for
 
@@ -274,7 +275,13 @@ class Session:
         seen = replace(_asked(intrinsic, pictures), code=seen.code)
         if split != "train":
             return seen
-        return replace(seen, output=generator.encode(intrinsic.to_picture(seen.maps[intrinsic.name])).cpu())
+        maps = seen.maps[intrinsic.name]
+
+        def encode(some: slice) -> Tensor:
+            return generator.encode(intrinsic.to_picture(maps[some])).cpu()
+
+        encoded = portions(len(maps), len(maps), encode, "encode maps")
+        return replace(seen, output=torch.cat([output for _, output in encoded]))
 
     def _tensors(
         self,
@@ -283,14 +290,16 @@ class Session:
         inputs: Tensor,
         function: Callable[[Tensor], Mapping[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """A function of pictures, in batches, from memory, disk, or computed."""
+        """A function of pictures, in batches that fit memory, from memory, disk, or computed."""
+
+        def some(rows: slice) -> dict[str, Tensor]:
+            with torch.no_grad():
+                return {name: value.cpu() for name, value in function(inputs[rows].to(self.device)).items()}
 
         def compute() -> dict[str, Tensor]:
-            parts: list[Mapping[str, Tensor]] = []
-            with torch.no_grad():
-                for start in range(0, len(inputs), BATCH):
-                    parts.append(function(inputs[start : start + BATCH].to(self.device)))
-            return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
+            asked = f"compute {key['kind']} of pictures"
+            parts = [found for _, found in portions(len(inputs), BATCH, some, asked)]
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
         found: dict[str, Tensor] = self._remembered(slot, key, lambda: self.cache.get(key, compute))
         return found

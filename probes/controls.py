@@ -14,8 +14,11 @@ from generators.base import Generator
 
 from .intrinsics import Intrinsic
 from .linear import natural
+from .memory import portions
 from .ridge import STRENGTHS, Moments
 from .task import Examples, Task
+
+BATCH = 32
 
 
 class ConstantProbe:
@@ -123,12 +126,14 @@ class CeilingProbe:
 
     def predict(self, examples: Examples) -> Tensor:
         """Maps (n c h w) after the way through the generator's output space."""
-        found = []
-        for start in range(0, len(examples), 32):
-            truth = examples.maps[self.intrinsic.name][start : start + 32]
+        maps = examples.maps[self.intrinsic.name]
+
+        def there_and_back(rows: slice) -> Tensor:
             with torch.no_grad():
-                output = self.generator.encode(self.intrinsic.to_picture(truth))
-                found.append(self.intrinsic.from_picture(self.generator.decode(output)).cpu())
+                output = self.generator.encode(self.intrinsic.to_picture(maps[rows]))
+                return self.intrinsic.from_picture(self.generator.decode(output)).cpu()
+
+        found = [part for _, part in portions(len(examples), BATCH, there_and_back, "encode and decode maps")]
         return torch.cat(found)
 
     def save(self, folder: Path) -> None:

@@ -15,6 +15,7 @@ from generators.base import Denoiser, Generator
 from generators.draws import Draws
 
 from .intrinsics import Intrinsic, squared_error
+from .memory import Parts, Short, attempt, explained, portions
 from .precision import Feed, Losses, autocast, device_of, optimizer_for, prepared
 from .ranks import Ranks
 from .task import Examples, Task, stream
@@ -102,23 +103,40 @@ def train(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> tu
         loss_function: see `loss_of`.
 
     Returns:
-        Details (mean loss of the first and last tenth of the steps), and steps per second.
+        Details (mean loss of the first and last tenth of the steps; how the batches were parted, if memory
+        ran out), and steps per second.
 
     Raises:
         Diverged: a loss is not finite.
         UserError: the network or this machine cannot do what precision, checkpointing or compile ask.
+        OutOfMemory: there is not enough memory for one picture.
     """
-    losses, rate = descend(task, parameters, loss_function)
+    parts = Parts()
+    losses, rate = descend(task, parameters, loss_function, parts)
     tenth = max(1, len(losses) // 10)
-    details = {
+    details: dict[str, Any] = {
         "loss_first": sum(losses[:tenth]) / tenth,
         "loss_last": sum(losses[-tenth:]) / tenth,
     }
-    return details, rate
+    return details | parts.facts(), rate
 
 
-def descend(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> tuple[list[float], float]:
-    """`train`, giving the loss of every step, and steps per second."""
+def descend(
+    task: Task, parameters: list[nn.Parameter], loss_function: Loss, parts: Parts | None = None
+) -> tuple[list[float], float]:
+    """`train`, giving the loss of every step, and steps per second.
+
+    Args:
+        parts: told how the batches ran, if memory ran out.
+    """
+    asked = f"train {task.method} on {task.model.spec.name}"
+    with explained(asked), prepared(task.model.network, task.options):
+        return _descend(task, parameters, loss_function, Parts() if parts is None else parts, asked)
+
+
+def _descend(
+    task: Task, parameters: list[nn.Parameter], loss_function: Loss, parts: Parts, asked: str
+) -> tuple[list[float], float]:
     options, steps, ranks = task.options, int(task.options["steps"]), Ranks.here()
     network = task.model.network
     device = device_of(network)
@@ -127,27 +145,56 @@ def descend(task: Task, parameters: list[nn.Parameter], loss_function: Loss) -> 
     ranks.same_start(parameters)
     random = stream(task.seed, "denoising")
     rows_of = batches(len(targets), int(options["batch"]), steps, stream(task.seed, "batches"))
-    losses = Losses(1 if device.type == "cpu" else LOOK, partial(_refuse, options))
+    losses = Losses(1 if device.type == "cpu" else LOOK, partial(_refuse, options), task.track)
     optimizer = optimizer_for(parameters, float(options["rate"]))
-    feed = Feed(task.train.code, targets, device, valid)
-    with prepared(network, options):
-        started = time.monotonic()
-        for step, rows in enumerate(rows_of):
-            for group in optimizer.param_groups:
-                group["lr"] = float(options["rate"]) * schedule(step, steps)
-            share = ranks.share(len(rows))
-            mine, draws = rows[share], Draws(random, len(rows), share)
+    feed, weight = Feed(task.train.code, targets, device, valid), _weights(len(targets), valid)
+
+    def gradients(rows: Tensor, share: slice, before: Tensor) -> Tensor:
+        """Mean loss of this process's rows, part by part; the parameters hold its gradients."""
+        optimizer.zero_grad(set_to_none=True)
+        total, mine = torch.zeros((), device=device), rows[share]
+        for part in parts.of(len(mine)):
+            here = slice(share.start + part.start, share.start + part.stop)
+            random.set_state(before)  # each part draws for the whole batch, and the same
+            draws = Draws(random, len(rows), here)
             with autocast(network, options):
-                loss = loss_function(*feed(mine), draws, *feed.valid(mine))
-            optimizer.zero_grad(set_to_none=True)
+                loss = loss_function(*feed(rows[here]), draws, *feed.valid(rows[here]))
+            loss = loss * weight(rows[here], mine)
             loss.backward()
-            losses.add(ranks.average(parameters, loss, len(mine) / len(rows)))
-            nn.utils.clip_grad_norm_(parameters, CLIP)
-            optimizer.step()
-            task.progress((step + 1) / steps)
-            task.watch(step + 1)
-        found = losses.look()
-        return found, steps / max(1e-9, time.monotonic() - started)
+            total = total + loss.detach()
+        return total
+
+    started = time.monotonic()
+    for step, rows in enumerate(rows_of):
+        for group in optimizer.param_groups:
+            group["lr"] = float(options["rate"]) * schedule(step, steps)
+        share, before = ranks.share(len(rows)), random.get_state()
+        while isinstance(loss := attempt(partial(gradients, rows, share, before)), Short):
+            parts.halve(share.stop - share.start, step, asked, loss.said)
+        losses.add(ranks.average(parameters, loss, weight(rows[share], rows)))
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        task.progress((step + 1) / steps)
+        task.watch(step + 1)
+    found, rate = losses.look(), steps / max(1e-9, time.monotonic() - started)
+    parts.count, parts.since = ranks.greatest((parts.count, parts.since), device)
+    return found, rate
+
+
+def _weights(count: int, valid: Tensor | None) -> Callable[[Tensor, Tensor], float]:
+    """What share a part of some rows has in their mean loss, given both.
+
+    A loss is a mean over valid pixels, so rows count by how many of theirs are valid; where none is, and
+    where all are, every row counts the same.
+    """
+    worth = torch.ones(count) if valid is None else valid.flatten(1).sum(1)
+    worth = worth.double()
+
+    def weight(part: Tensor, rows: Tensor) -> float:
+        whole = float(worth[rows].sum())
+        return float(worth[part].sum()) / whole if whole else len(part) / len(rows)
+
+    return weight
 
 
 def _targets(task: Task) -> tuple[Tensor, Tensor | None]:
@@ -171,14 +218,15 @@ def _refuse(options: Mapping[str, Any], step: int, loss: float) -> None:
 def predict(
     generator: Generator, intrinsic: Intrinsic, code: Mapping[str, Tensor], forward: Forward
 ) -> Tensor:
-    """Maps (n c h w) of codes: forward, decode, and the map of the picture, in batches."""
-    count = len(next(iter(code.values())))
-    found = []
-    for start in range(0, count, BATCH):
-        part = {name: value[start : start + BATCH] for name, value in code.items()}
+    """Maps (n c h w) of codes: forward, decode, and the map of the picture, in batches that fit memory."""
+
+    def some(rows: slice) -> Tensor:
+        part = {name: value[rows] for name, value in code.items()}
         picture = generator.decode(forward(part, intrinsic.name))
-        found.append(intrinsic.from_picture(picture).float().cpu())
-    return torch.cat(found)
+        return intrinsic.from_picture(picture).float().cpu()
+
+    count = len(next(iter(code.values())))
+    return torch.cat([found for _, found in portions(count, BATCH, some, "predict maps")])
 
 
 def validation_error(task: Task, forward: Forward | None = None) -> float:
@@ -200,6 +248,8 @@ def train_or_recall(
         details, rate = train(task, parameters, loss_function)
         found = {f"{k:04}": p.detach().cpu().clone() for k, p in enumerate(parameters)}
         losses = [details["loss_first"], details["loss_last"], rate]
+        if "parts" in details:
+            found["parts"] = torch.tensor([details["parts"]["parts"], details["parts"]["since_step"]])
         return found | {"losses": torch.tensor(losses, dtype=torch.float64)}
 
     told = {name: value for name, value in sorted(task.options.items()) if name not in asks}
@@ -208,7 +258,8 @@ def train_or_recall(
         for k, parameter in enumerate(parameters):
             parameter.copy_(kept[f"{k:04}"])
     first, last, rate = kept["losses"].tolist()
-    return {"loss_first": first, "loss_last": last}, rate
+    count, since = kept["parts"].tolist() if "parts" in kept else (1, 0)
+    return {"loss_first": first, "loss_last": last} | Parts(0, count, since).facts(), rate
 
 
 class TrainedProbe:

@@ -23,6 +23,7 @@ from generators.errors import unknown
 
 from .fit import shuffled
 from .intrinsics import INTRINSICS, Intrinsic
+from .memory import portions
 from .ridge import STRENGTHS, Moments
 from .task import Examples, Task, stream
 
@@ -78,13 +79,15 @@ def accumulate(generator: Generator, examples: Examples, labels: Tensor) -> dict
         labels: target maps (n t h w), those of the examples or shuffled ones.
     """
     moments: dict[str, Moments] = {}
-    for start in range(0, len(examples), BATCH):
-        rows = slice(start, start + BATCH)
-        y, mask = labels[rows], examples.mask[rows]
+
+    def see(rows: slice) -> dict[str, Tensor]:
         with torch.no_grad():
             features = generator.features({k: v[rows] for k, v in examples.code.items()})
-        for name, activation in features.items():
-            f = activation.float().cpu()
+        return {name: activation.float().cpu() for name, activation in features.items()}
+
+    for rows, features in portions(len(examples), BATCH, see, "compute activations"):
+        y, mask = labels[rows], examples.mask[rows]
+        for name, f in features.items():
             sums = _small_sums(f, y) if bool(mask.all()) else _masked_sums(f, y, mask)
             moments.setdefault(name, Moments.empty(f.shape[1], y.shape[1])).add(*sums)
     return {f"{name}/{part}": t for name, m in moments.items() for part, t in m.tensors().items()}
@@ -124,13 +127,15 @@ class LinearProbe:
 
     def predict(self, examples: Examples) -> Tensor:
         """Maps (n c h w) in natural units."""
-        found = []
         size = (examples.mask.shape[2], examples.mask.shape[3])
-        for start in range(0, len(examples), BATCH):
-            code = {k: v[start : start + BATCH] for k, v in examples.code.items()}
+
+        def some(rows: slice) -> Tensor:
+            code = {k: v[rows] for k, v in examples.code.items()}
             with torch.no_grad():
                 f = self.generator.features(code)[self.layer].cpu()
-            found.append(apply(f, self.weight, self.bias, size))
+            return apply(f, self.weight, self.bias, size)
+
+        found = [maps for _, maps in portions(len(examples), BATCH, some, "predict maps")]
         return natural(self.intrinsic, torch.cat(found))
 
     def save(self, folder: Path) -> None:
@@ -196,8 +201,11 @@ def _choose(task: Task, moments: dict[str, Moments]) -> LinearProbe:
 
 def validation_features(generator: Generator, held: Examples) -> dict[str, Tensor]:
     """Activations of the validation pictures for all layers (n c h w)."""
-    parts: list[Mapping[str, Tensor]] = []
-    for start in range(0, len(held), BATCH):
+
+    def see(rows: slice) -> dict[str, Tensor]:
         with torch.no_grad():
-            parts.append(generator.features({k: v[start : start + BATCH] for k, v in held.code.items()}))
-    return {name: torch.cat([p[name].cpu() for p in parts]) for name in parts[0]}
+            features = generator.features({k: v[rows] for k, v in held.code.items()})
+        return {name: activation.cpu() for name, activation in features.items()}
+
+    parts = [found for _, found in portions(len(held), BATCH, see, "compute activations")]
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}

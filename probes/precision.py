@@ -205,10 +205,16 @@ class Losses:
     Args:
         every: steps between two looks; 1 where looking costs nothing.
         refuse: raises, of the first step whose loss is not finite and that loss.
+        track: told the number of steps done and the loss of the last of them, when it is looked at.
     """
 
-    def __init__(self, every: int, refuse: Callable[[int, float], None]) -> None:
-        self.every, self.refuse = every, refuse
+    def __init__(
+        self,
+        every: int,
+        refuse: Callable[[int, float], None],
+        track: Callable[[int, float], None] = lambda step, loss: None,
+    ) -> None:
+        self.every, self.refuse, self.track = every, refuse, track
         self.seen: list[float] = []
         self.waiting: list[Tensor] = []
 
@@ -226,4 +232,5 @@ class Losses:
             if not torch.isfinite(torch.tensor(value)):
                 self.refuse(len(self.seen), value)
             self.seen.append(value)
+            self.track(len(self.seen), value)
         return self.seen

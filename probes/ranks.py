@@ -1,8 +1,9 @@
 """Several processes that train one probe together, each on its rows of every batch.
 
 What is random is drawn for the whole batch in every process, and gradients are averaged over all rows,
-so that the number of processes changes nothing but the order of sums. A process that was started alone is
-one rank of one, and nothing is exchanged.
+so that the number of processes changes nothing but the order of sums. A process whose memory runs out does
+its rows in parts (see probes.memory) and gives the same gradients, later: the others wait for them and need
+not know. A process that was started alone is one rank of one, and nothing is exchanged.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Ranks:
 
         Args:
             loss: mean over this process's rows, whose gradients the parameters hold.
-            weight: this process's share of the rows.
+            weight: this process's share in the mean over all rows.
         """
         if self.count == 1:
             return loss.detach()
@@ -72,6 +73,16 @@ class Ranks:
             p.grad = grad
         _spread(flat[:-1], grads)
         return flat[-1]
+
+    def greatest(self, numbers: tuple[int, int], device: torch.device) -> tuple[int, int]:
+        """The greatest pair of numbers that any process gives."""
+        if self.count == 1:
+            return numbers
+        mine = torch.tensor(numbers, device=device)
+        all_ = [torch.empty_like(mine) for _ in range(self.count)]
+        _exchange(lambda: distributed.all_gather(all_, mine))
+        first, second = max(pair.tolist() for pair in all_)
+        return int(first), int(second)
 
 
 def _spread(flat: Tensor, into: Sequence[Tensor]) -> None:

@@ -68,6 +68,8 @@ class Task:
         remember: (key, compute) -> tensors computed once for the same generator and training data.
         watch: called after each step of training with the number of steps done; it may look, and change
             nothing.
+        track: called with the number of steps done and the loss of the last of them, in order; on a CUDA
+            device some steps later. It may keep them, and change nothing.
     """
 
     generator: Generator | None
@@ -81,6 +83,7 @@ class Task:
     method: str = ""
     parts: Callable[[], Iterator[Examples]] | None = None
     watch: Callable[[int], None] = lambda step: None
+    track: Callable[[int, float], None] = lambda step, loss: None
 
     @property
     def model(self) -> Generator:

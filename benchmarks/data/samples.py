@@ -18,6 +18,7 @@ from torch import Tensor
 
 from generators.base import Generator, GeneratorSpec
 from probes.intrinsics import INTRINSICS
+from probes.memory import portions
 from probes.task import Examples
 
 from . import captions
@@ -42,15 +43,17 @@ def draw(generator: Generator, split: str, rows: range) -> dict[str, Tensor]:
 
     The code of a model that takes pictures is that of the picture as it is stored.
     """
-    parts: list[dict[str, Tensor]] = []
-    for start in range(rows.start, rows.stop, BATCH):
-        seeds = [FIRST_SEED[split] + i for i in range(start, min(start + BATCH, rows.stop))]
+
+    def some(part: slice) -> dict[str, Tensor]:
+        seeds = [FIRST_SEED[split] + i for i in rows[part]]
         sample = generator.sample(seeds, **told(generator.spec, seeds))
         pictures = ((sample.images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         code = sample.code
         if generator.spec.takes == "images":
             code = generator.embed(pictures.float() / 127.5 - 1)
-        parts.append({"pictures": pictures.cpu(), **{f"code.{name}": v.cpu() for name, v in code.items()}})
+        return {"pictures": pictures.cpu(), **{f"code.{name}": v.cpu() for name, v in code.items()}}
+
+    parts = [found for _, found in portions(len(rows), BATCH, some, "draw pictures")]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.cell import Record
 from benchmarks.spread import run_together
@@ -134,3 +136,83 @@ def test_a_process_that_dies_ends_all_and_no_number_is_kept(tmp_path: Path) -> N
     assert run.returncode != 0
     assert "Signal 9 (SIGKILL)" in run.stderr or "has ended" in run.stderr
     assert not [record for record in records(tmp_path / "dead").values() if record.status == "done"]
+
+
+SHORT = """
+import os, sys
+from benchmarks.cli import main
+from probes import fit
+
+most, real = int(sys.argv[1]), fit.loss_of
+
+def limited(*given):
+    loss = real(*given)
+    def call(code, target, *rest):
+        if os.environ["RANK"] == "1" and len(target) > most:
+            raise MemoryError("not for so many pictures")
+        return loss(code, target, *rest)
+    return call
+
+fit.loss_of = limited
+sys.argv = ["intrinsic-bench", "spread", "together.toml", "--device", "cpu", "--store", "short"]
+sys.argv += ["--only", "sd.rooms64-s1/normal/lora"]
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_process_with_less_memory_does_its_rows_in_parts_and_the_others_wait(tmp_path: Path) -> None:
+    """The second of two processes has three rows of five, and room for one: nothing else differs."""
+    (tmp_path / "together.toml").write_text(SUITE)
+    (tmp_path / "short.py").write_text(SHORT)
+    run = launch(tmp_path, "short.py", "1")
+    assert run.returncode == 0, run.stderr
+    only = "sd.rooms64-s1/normal/lora"
+    assert run_together(str(tmp_path / "together.toml"), tmp_path / "one", only, "cpu") == 0
+    (short,), (one,) = records(tmp_path / "short").values(), records(tmp_path / "one").values()
+    assert short.details.pop("parts") == {"parts": 3, "since_step": 0} and "parts" not in one.details
+    assert short.scores == pytest.approx(one.scores, rel=1e-4)
+    assert short.details == pytest.approx(one.details, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_process_without_memory_ends_all(tmp_path: Path) -> None:
+    """It cannot go on to the next cell: the others are waiting for it in this one."""
+    (tmp_path / "together.toml").write_text(SUITE)
+    (tmp_path / "short.py").write_text(SHORT)
+    run = launch(tmp_path, "short.py", "0")
+    assert run.returncode != 0
+    assert "memory ran out with one picture at a time" in run.stderr
+    assert not [record for record in records(tmp_path / "short").values() if record.status == "done"]
+
+
+@dataclass(frozen=True)
+class Half(Ranks):
+    """One of two processes that never meet: what it would give to the others is kept."""
+
+    given: list[float] = field(default_factory=list)
+
+    def same_start(self, parameters: Sequence[nn.Parameter]) -> None:
+        """There is nobody."""
+
+    def average(self, parameters: Sequence[nn.Parameter], loss: Tensor, weight: float) -> Tensor:
+        """Keep this process's part of the mean."""
+        self.given.append(float(loss) * weight)
+        return loss.detach()
+
+    def greatest(self, numbers: tuple[int, int], device: torch.device) -> tuple[int, int]:
+        """There is nobody."""
+        return numbers
+
+
+def test_rows_of_processes_count_by_their_valid_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.fit.test_memory import tiny_losses
+
+    (whole, *_), _, _ = tiny_losses(True, {})
+    found = 0.0
+    for rank in range(2):
+        half = Half(rank, 2)
+        monkeypatch.setattr(Ranks, "here", staticmethod(lambda half=half: half))
+        tiny_losses(True, {})
+        found += half.given[0]
+    assert found == pytest.approx(whole, rel=1e-12)
