@@ -1,0 +1,493 @@
+"""A store at a URL (s3://bucket/folder, gs://, file://, ...): the same files, and a mirror on this disk.
+
+What is read is read in the mirror, after what has changed was fetched; what is written goes to both. A
+record is uploaded last, after all it names, and created rather than replaced where the file system knows
+that (object stores do): of two who computed the same cell the first stays. What a record names carries its
+writer in its name, so the later one never touches the files of the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from generators.errors import UserError
+
+from .cell import Cell, Record
+from .store import FOLDERS, Claim, Store, StoreError, _remove, _temporary, atomic, corrupt
+
+_FRESH = 2.0  # seconds a listing is believed
+_AT_ONCE = 200  # files that are asked for together
+_TRIES = 4  # of a transfer; seconds between them double, from _PAUSE
+_PAUSE = 0.5
+_FINAL = (PermissionError, IsADirectoryError, NotADirectoryError)
+Result = TypeVar("Result")
+
+
+def mirror_of(url: str) -> Path:
+    """Folder in the user's cache that mirrors a store at a URL."""
+    from .cache import cache_folder
+
+    name = re.sub(r"[^\w.-]+", "-", url.partition("://")[2]).strip("-")[-60:]
+    return cache_folder() / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+class Place:
+    """Files below a URL, each whole or not there, by their relative names.
+
+    Args:
+        url: any that fsspec knows; options of the file system are fsspec's own configuration.
+
+    Raises UserError for a scheme nobody knows, or whose package is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._made: set[str] = set()  # folders that are there
+        try:
+            self.files, self.folder = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            known = "file://, memory://, and what is installed for fsspec: s3fs, gcsfs, adlfs, sshfs ..."
+            todo = "pip install the package for it (s3:// is s3fs, gs:// is gcsfs), or --store DIR"
+            raise UserError(f"the store {url}", f"{error}", known, todo) from error
+
+    def _at(self, name: str) -> str:
+        return f"{self.folder.rstrip('/')}/{name}"
+
+    def _try(self, what: str, name: str, call: Callable[[], Result]) -> Result:
+        """The result of a transfer, tried again when it fails; StoreError when it keeps failing."""
+        for attempt in range(_TRIES):
+            try:
+                return call()
+            except (FileExistsError, FileNotFoundError):
+                raise
+            except OSError as error:
+                if attempt == _TRIES - 1 or isinstance(error, _FINAL):
+                    asked, wrong = f"{what} {self.url}/{name}", f"{type(error).__name__}: {error}"
+                    known = "everything recorded so far is whole and stays as it is"
+                    todo = "look at the connection and your rights there, then run the same command again"
+                    raise StoreError(asked, wrong, known, todo) from error
+            time.sleep(_PAUSE * 2**attempt)
+        raise AssertionError("the last try returns or raises")
+
+    def list(self, folder: str) -> dict[str, tuple[int, int]]:
+        """Name to stamp of the files in a folder; a stamp changes whenever the file is replaced."""
+        self.files.invalidate_cache()
+        try:
+            found = self._try("list", folder, lambda: self.files.ls(self._at(folder), detail=True))
+        except FileNotFoundError:
+            return {}
+        entries = [entry for entry in found if entry["type"] == "file"]
+        return {entry["name"].rpartition("/")[2]: _stamp(entry) for entry in entries}
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a file; raises FileNotFoundError."""
+
+        def read() -> bytes:
+            found: bytes = self.files.cat_file(self._at(name))
+            return found
+
+        return self._try("read", name, read)
+
+    def get_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Those of many files that are there, by name; read at once where the file system can."""
+        paths = {self.files._strip_protocol(self._at(name)): name for name in names}
+
+        def read() -> dict[str, bytes]:
+            found = self.files.cat(list(paths), on_error="return")
+            for error in found.values():
+                if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
+                    raise error
+            return {paths[path]: data for path, data in found.items() if isinstance(data, bytes)}
+
+        return self._try("read", f"{names[0]} ...", read) if names else {}
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that is not there yet; False if it is, unless it was this call that wrote it.
+
+        Of two at once one wins on local disks, in memory and on object stores that know "create"; elsewhere
+        fsspec looks first and writes then.
+        """
+        tried = 0
+
+        def write() -> None:
+            nonlocal tried
+            tried += 1
+            self._write(name, data, "create")
+
+        try:
+            self._try("write", name, write)
+        except FileExistsError:
+            return tried > 1 and self._holds(name, data)  # the first answer was lost, not the request
+        return True
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, replacing what is there."""
+        self._try("write", name, lambda: self._write(name, data, "overwrite"))
+
+    def write_once(self, name: str, data: bytes) -> None:
+        """Write a file, replacing what is there, and try it no second time; raises OSError."""
+        self._write(name, data, "overwrite")
+
+    def upload(self, path: Path, name: str) -> None:
+        """Write a file, or a folder with all that is in it, under a name that nobody else writes."""
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            inside = f"{name}/{file.relative_to(path).as_posix()}" if path.is_dir() else name
+            if file.is_file():
+                self._make_room(inside)
+                self._try("write", inside, partial(self.files.put_file, str(file), self._at(inside)))
+
+    def download(self, name: str, path: Path) -> None:
+        """Read a file, or a folder with all that is in it; raises FileNotFoundError."""
+        found = self._try("list", name, lambda: self.files.find(self._at(name)))
+        if not found:
+            raise FileNotFoundError(f"{self.url}/{name}")
+        root = self._at(name)
+        for file in found:
+            target = path / file[len(root) + 1 :] if file != root else path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._try("read", name, partial(self.files.get_file, file, str(target)))
+
+    def delete(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
+        with suppress(FileNotFoundError):
+            self._try("delete", name, lambda: self.files.rm(self._at(name), recursive=True))
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.get(name) == data
+        except FileNotFoundError:
+            return False
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder of this machine, where a file that is being written can be seen."""
+        from fsspec.implementations.local import LocalFileSystem
+
+        return isinstance(self.files, LocalFileSystem)
+
+    def _make_room(self, name: str) -> None:
+        folder = self._at(name).rpartition("/")[0]
+        if folder not in self._made:
+            self.files.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+
+    def _write(self, name: str, data: bytes, mode: str) -> None:
+        path = self._at(name)
+        self._make_room(name)
+        if not self.local:  # an object is there when it is whole
+            self.files.pipe_file(path, data, mode=mode)
+            return
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        try:
+            self.files.pipe_file(str(temporary), data)
+            if mode == "create":
+                os.link(temporary, target)
+            else:
+                os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+# What a file system tells of a file that changes with its content, by its names for it.
+_TOLD: tuple[str, ...] = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_md5",
+    "generation",
+    "version_id",
+    "mtime",
+    "ino",
+)
+_TOLD += ("LastModified", "last_modified", "updated")
+
+
+def _stamp(entry: dict[str, Any]) -> tuple[int, int]:
+    """Of a file's description: a number of what changes with its content, and its size."""
+    told = {name: str(entry[name]) for name in _TOLD if entry.get(name) is not None}
+    text = json.dumps(told or {"created": str(entry.get("created"))}, sort_keys=True)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16), int(entry.get("size") or 0)
+
+
+class RemoteStore(Store):
+    """A store at a URL.
+
+    Args:
+        url: as fsspec knows it.
+        mirror: folder of the copy on this disk; None for one in the user's cache. Processes of one machine
+            share it.
+    """
+
+    def __init__(self, url: str, mirror: str | Path | None = None) -> None:
+        super().__init__(mirror or mirror_of(url))
+        self.url, self.place = url, Place(url)
+        for name in (*FOLDERS, ".stamps"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self._listing: tuple[float, dict[str, tuple[int, int]]] = (-_FRESH, {})
+
+    @property
+    def address(self) -> str:
+        """Its URL."""
+        return self.url
+
+    # Reading: the mirror, brought up to date.
+
+    def prepare(self) -> None:
+        """Make the mirror, fetch every record, and sweep what killed writers left."""
+        super().prepare()
+        self.pull()
+
+    def pull(self, *folders: str) -> None:
+        """Fetch what the mirror lacks or has in an older form.
+
+        Args:
+            folders: "records" and suite.json if none is named; "maps", "samples", "adapters" fetch what the
+                records name of them, "progress" and "logs" what is there.
+        """
+        for folder in folders or ("records",):
+            if folder == "records":
+                self._refresh("suite.json", self.place.list("").get("suite.json"))
+            if folder in ("maps", "samples", "adapters"):
+                self._pull_named(folder)
+            else:
+                self._pull_all(folder)
+
+    def _pull_all(self, folder: str) -> None:
+        listed = self._records() if folder == "records" else self.place.list(folder)
+        told = {f"{folder}/{name}": stamp for name, stamp in listed.items() if not name.startswith(".")}
+        stale = [name for name, stamp in told.items() if not self._has(name, stamp)]
+        for first in range(0, len(stale), _AT_ONCE):
+            for name, data in self.place.get_all(stale[first : first + _AT_ONCE]).items():
+                self._keep(name, data, told[name])
+        for path in (self.folder / folder).glob("*.json"):
+            if path.name not in listed:
+                path.unlink(missing_ok=True)  # deleted there, to be computed again
+
+    def _pull_named(self, folder: str) -> None:
+        """Of one kind, what records name; such files never change, their names do."""
+        for record in self.all():
+            kept = {"maps": record.maps, "samples": record.samples, "adapters": record.adapter}[folder]
+            if kept is not None:
+                self.fetch(kept)
+
+    def fetch(self, kept: str) -> Path:
+        """A file or folder that a record names, in the mirror; raises FileNotFoundError if it is nowhere."""
+        path = self.folder / kept
+        if not path.exists():
+            part = _temporary(path)
+            part.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self.place.download(kept, part)
+                os.replace(part, path)
+            finally:
+                _remove(part)
+        return path
+
+    def _records(self, now: bool = False) -> dict[str, tuple[int, int]]:
+        """Stamps of the records, at most _FRESH old, or of now."""
+        at, listed = self._listing
+        if now or time.monotonic() - at > _FRESH:
+            listed = self.place.list("records")
+            self._listing = (time.monotonic(), listed)
+        return listed
+
+    def _refresh(self, name: str, stamp: tuple[int, int] | None) -> None:
+        """Fetch one file unless the mirror has it with this stamp; remove it there if there is none."""
+        if stamp is None:
+            (self.folder / name).unlink(missing_ok=True)
+        elif not self._has(name, stamp):
+            try:
+                self._keep(name, self.place.get(name), stamp)
+            except FileNotFoundError:  # gone since it was listed
+                (self.folder / name).unlink(missing_ok=True)
+
+    def _has(self, name: str, stamp: tuple[int, int]) -> bool:
+        """Whether the mirror has a file as it is there."""
+        try:
+            kept = (self.folder / ".stamps" / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return False
+        return kept == json.dumps(stamp) and (self.folder / name).exists()
+
+    def _keep(self, name: str, data: bytes, stamp: tuple[int, int]) -> None:
+        """Write a file of the mirror, and its stamp: they belong together."""
+        with self._locked(self.folder / ".stamps" / ".lock"):
+            for path, content in ((name, data), (f".stamps/{name}", json.dumps(stamp).encode())):
+                (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+                with atomic(self.folder / path) as file:
+                    file.write(content)
+
+    def stamp(self, cell: Cell) -> tuple[int, int] | None:
+        """What changes whenever the record of a cell is replaced there; None if there is none."""
+        return self._records().get(f"{cell.hash}.json")
+
+    def read(self, cell: Cell | str) -> Record | None:
+        """The record of a cell, None if there is none; raises UserError if the file is corrupt."""
+        name = self.path(cell).name
+        self._refresh(f"records/{name}", self._records().get(name))
+        return super().read(cell)
+
+    def all(self) -> list[Record]:
+        """Every record, in the order of the hashes."""
+        self.pull("records")
+        return super().all()
+
+    def suite(self) -> dict[str, Any] | None:
+        """What `write_suite` wrote, None if it did not."""
+        self._refresh("suite.json", self.place.list("").get("suite.json"))
+        return super().suite()
+
+    # Writing: here and there.
+
+    def write_text(self, path: Path, text: str) -> Path:
+        """Write a text file, here and there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        super().write_text(path, text)
+        self.place.put(path.relative_to(self.folder).as_posix(), text.encode())
+        self._listing = (-_FRESH, {})
+        return path
+
+    def append_log(self, cell: Cell, text: str) -> None:
+        """Add to the log of a cell: to what the machine that computed it has written, if it has."""
+        name = f"logs/{self.log(cell).name}"
+        self._refresh(name, self.place.list("logs").get(self.log(cell).name))
+        super().append_log(cell, text)
+        self.place.put(name, self.log(cell).read_bytes())
+
+    def publish(self, attempt: Store, record: Record, before: tuple[int, int] | None) -> bool:
+        """Upload an attempt's files, then the record: the first writer wins.
+
+        What is named after the cell alone here gets its writer's name, too: nobody else ever writes it.
+
+        Args:
+            before: stamp of the cell's record when the attempt began.
+
+        Returns:
+            False, with nothing left behind, if another has written the record since.
+        """
+        standing = self._standing(record.cell)
+        if standing is not None and standing[0] != before and standing[1].status == "done":
+            return False
+        named = _signed(record, secrets.token_hex(4))
+        files = list(zip(_kept(record), _kept(named), strict=True))
+        for kept, name in files:
+            self.place.upload(attempt.folder / kept, name)
+        if not self._enter(named, standing and standing[0]):
+            for _, name in files:
+                self.place.delete(name)
+            return False
+        for kept, name in files:
+            os.replace(attempt.folder / kept, self.folder / name)
+        for kept in _kept(standing[1]) if standing else ():
+            self.place.delete(kept)
+        return True
+
+    def _standing(self, cell: Cell) -> tuple[tuple[int, int], Record] | None:
+        """Stamp of the record that is there now, and the record."""
+        stamp = self._records(now=True).get(f"{cell.hash}.json")
+        record = self.read(cell) if stamp is not None else None
+        return None if stamp is None or record is None else (stamp, record)
+
+    def _enter(self, record: Record, over: tuple[int, int] | None) -> bool:
+        """Write a record where there is none, or over the one with this stamp; whether it was so."""
+        path, data = f"records/{self.path(record.cell).name}", (record.to_json() + "\n").encode()
+        won = True
+        if over is None:
+            won = self.place.create(path, data)
+        elif self._records(now=True).get(f"{record.cell.hash}.json") == over:
+            self.place.put(path, data)
+        else:
+            won = False
+        self._listing = (-_FRESH, {})
+        return won
+
+    def _copy(self, source: Path, target: Path) -> None:
+        super()._copy(source, target)
+        if target.exists():
+            self.place.upload(target, target.relative_to(self.folder).as_posix())
+
+    def beat(self, cell: Cell, share: float, phase: str, since: str) -> None:
+        """Say how far a cell is; that this cannot be written is said where a record cannot."""
+        super().beat(cell, share, phase, since)
+        with suppress(OSError):
+            name = f"progress/{cell.hash}.json"
+            self.place.write_once(name, (self.folder / name).read_bytes())
+
+    @contextmanager
+    def beating(self, cell: Cell) -> Iterator[None]:
+        """Upload the log of a cell when it ends, and take away what `beat` wrote."""
+        try:
+            with super().beating(cell):
+                yield
+        finally:
+            if self.log(cell).exists():
+                self.place.put(f"logs/{self.log(cell).name}", self.log(cell).read_bytes())
+            self.place.delete(f"progress/{cell.hash}.json")
+
+    # Claims: there, created by one alone.
+
+    def sweep(self) -> None:
+        """Remove what killed processes of this machine left, here and there."""
+        self.pull("progress", "claims")
+        told = sorted(self.progress.glob("*.json"))
+        super().sweep()
+        for path in told:
+            if not path.exists():
+                self.place.delete(f"progress/{path.name}")
+
+    def release(self, cell: Cell) -> None:
+        """Give a cell of this process back."""
+        self.place.delete(f"claims/{cell.hash}.json")
+        self._listing = (-_FRESH, {})  # what this process gave out was recorded by another
+
+    def owner(self, path: Path) -> Claim | None:
+        """Who holds a claim; None if it is gone."""
+        try:
+            return Claim(**json.loads(self.place.get(f"claims/{path.name}")))
+        except FileNotFoundError:
+            return None
+        except (TypeError, ValueError) as error:
+            todo = f"delete {self.url}/claims/{path.name} if no other run is at work there"
+            raise corrupt(path, f"not a claim: {error}", todo) from error
+
+    def _take(self, path: Path) -> bool:
+        taken = self.place.create(f"claims/{path.name}", json.dumps(asdict(Claim.own())).encode())
+        self._listing = (-_FRESH, {})  # its last owner may have recorded the cell just now
+        return taken
+
+    def _bury(self, path: Path) -> None:
+        """Remove the claim of a dead process of this machine; its processes share the mirror, and a lock."""
+        with self._locked(self.claims / ".bury"):
+            owner = self.owner(path)
+            if owner is not None and owner.dead:
+                self.place.delete(f"claims/{path.name}")
+                path.unlink(missing_ok=True)
+
+
+def _kept(record: Record) -> list[str]:
+    """What a record names, relative to the store."""
+    return [kept for kept in (record.maps, record.samples, record.adapter) if kept is not None]
+
+
+def _signed(record: Record, writer: str) -> Record:
+    """The record with its writer's name in those of its files."""
+
+    def sign(kept: str | None) -> str | None:
+        path = PurePosixPath(kept or "")
+        return kept and str(path.with_name(f"{path.stem}-{writer}{path.suffix}"))
+
+    return replace(record, maps=sign(record.maps), samples=sign(record.samples), adapter=sign(record.adapter))

@@ -1,0 +1,87 @@
+"""What a cluster is not asked for, and what is said instead; no cluster is needed to say it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import cluster
+from benchmarks.cluster import RayEngine, refuse_too_large
+from benchmarks.plan import Estimates
+from benchmarks.store import Store
+from benchmarks.worker import Settings
+from generators.errors import UserError
+from tests.runner.fakes import EXECUTE, ROOT, cell
+
+SMALL = ("small", {"CPU": 2.0, "memory": 4e9})
+LARGE = ("large", {"CPU": 64.0, "GPU": 8.0, "memory": 500e9})
+
+
+def engine(store: Path, device: str = "cpu", **options) -> RayEngine:
+    return RayEngine([cell()], Store(store), Settings(EXECUTE, device), expected=Estimates(), **options)
+
+
+def test_a_cell_that_fits_a_node_is_not_refused() -> None:
+    refuse_too_large([(cell(), {"CPU": 1, "memory": 4e9})], [SMALL])
+    refuse_too_large([(cell(), {"CPU": 1, "GPU": 0.5, "memory": 400e9})], [SMALL, LARGE])
+
+
+@pytest.mark.parametrize(
+    ("need", "nodes"),
+    [
+        ({"CPU": 1, "memory": 5e9}, [SMALL]),
+        ({"CPU": 1, "GPU": 1, "memory": 1e9}, [SMALL]),
+        ({"CPU": 1, "GPU": 9, "memory": 1e9}, [SMALL, LARGE]),
+        ({"CPU": 1, "memory": 1e9}, []),
+    ],
+)
+def test_a_cell_that_no_node_can_hold_is_refused_with_need_and_nodes(need: dict, nodes: list) -> None:
+    with pytest.raises(UserError) as raised:
+        refuse_too_large([(cell(), {}), (cell(1), need)] if nodes else [(cell(1), need)], nodes)
+    said = str(raised.value)
+    assert str(cell(1)) in said and f"{need['memory'] / 1e9:.1f} GB" in said
+    assert all(name in said for name, _ in nodes)
+
+
+@pytest.mark.parametrize("gpus", [0.0, -1.0, 1.5, float("nan"), float("inf")])
+def test_no_odd_share_of_gpus(gpus: float, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="gpus-per-cell"):
+        engine(tmp_path, "cuda", gpus_per_cell=gpus)
+
+
+def test_it_is_the_cluster_that_chooses_the_gpu(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cuda:1"):
+        engine(tmp_path, "cuda:1")
+
+
+def test_without_ray_it_is_said_how_to_have_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match="cluster") as raised:
+        engine(tmp_path)
+    assert "pip install" in raised.value.todo
+
+
+def test_an_address_where_nothing_is_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:1\b"):
+        engine(tmp_path, address="127.0.0.1:1")
+    with pytest.raises(UserError, match="Ray Client"):
+        engine(tmp_path, address="ray://127.0.0.1:1")
+
+
+def test_the_task_is_sent_whole() -> None:
+    """A node may have the package where the driver has it and nowhere else: nothing is imported by name."""
+    cloudpickle = pytest.importorskip("ray.cloudpickle")
+    sent = cloudpickle.dumps(cluster._task())
+    code = (
+        "import sys; from ray import cloudpickle\n"
+        "made = cloudpickle.loads(sys.stdin.buffer.read())\n"
+        "assert not any(name.startswith('benchmarks') for name in sys.modules)\n"
+        "try: made([sys.argv[1]], {'INTRINSIC_BENCH_TRY': '1'}, {'model': 'x'}, 'nowhere', '{}')\n"
+        "except TypeError as error: print(error)\n"
+        "import os; print(os.environ['INTRINSIC_BENCH_TRY'], 'benchmarks.cluster' in sys.modules)"
+    )
+    arguments = [sys.executable, "-P", "-c", code, str(ROOT)]
+    ended = subprocess.run(arguments, input=sent, capture_output=True, check=True, cwd="/")
+    assert ended.stdout.decode().split()[-2:] == ["1", "True"]
