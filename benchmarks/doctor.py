@@ -1,17 +1,19 @@
-"""`intrinsic-bench doctor`: does everything that is compiled work on this machine, and if not, why not."""
+"""`intrinsic-bench doctor`: are this machine and what lies on its disks fit for a run, and if not, why?"""
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TextIO
 
 import click
 
-if TYPE_CHECKING:
-    from generators.ops.diagnose import Finding
+from generators.finding import FAILED, OK, SKIPPED, WARNING, Finding
 
-COLORS = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
+COLORS = {OK: "green", WARNING: "yellow", FAILED: "bold red", SKIPPED: "dim"}
 
 
 @click.command()
@@ -21,23 +23,76 @@ COLORS = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "
 @click.option(
     "--explain", type=click.File(), metavar="FILE", help="Explain a log of a build or a run; - reads it."
 )
-def doctor(build_cuda: bool, explain: TextIO | None) -> None:
-    """Look at compilers, builds and kernels; one line each, with cause and cure where something is wrong.
+@click.option("--store", type=click.Path(path_type=Path), help="Look at this store alone, at every record.")
+@click.option("--network", is_flag=True, help="Ask the addresses of weights and data whether they answer.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(explain: TextIO | None, store: Path | None, as_json: bool, **options: bool) -> None:
+    """Look at versions, limits, disks, stores, weights, compilers, builds and kernels.
 
-    Exit status: 0 if all that is needed works (a GPU is not needed), 1 otherwise.
+    One line each, with cause and cure where something is wrong. Without --network nothing is sent anywhere.
+
+    Exit status: 0 if all that is needed works (warnings and what is skipped do not count; a GPU is not
+    needed), 1 if something failed.
     """
-    findings = explanations(explain.read()) if explain else everything(build_cuda)
-    marks = [show(finding) for finding in findings]
-    sys.exit(1 if "failed" in marks else 0)
+    if explain:
+        findings: Iterable[Finding] = explanations(explain.read())
+    else:
+        findings = on_disk(store) if store else everything(**options)
+    told = []
+    for finding in findings:
+        told.append(finding)
+        if not as_json:
+            show(finding)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in told], indent=1))
+    sys.exit(1 if any(finding.mark == FAILED for finding in told) else 0)
 
 
-def everything(build_cuda: bool) -> Iterator[Finding]:
+def everything(build_cuda: bool, network: bool) -> Iterator[Finding]:
     """All findings, each as soon as it is made."""
+    from . import health, health_weights
+
+    for look in health.machine():
+        yield from safely(look)
+    yield from on_disk(None)
+    yield from safely(health_weights.families)
+    if network:
+        yield from safely(health_weights.network)
+    yield from safely(lambda: compiled(build_cuda))
+
+
+def safely(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """What a look finds; one that breaks is a finding, too, and does not end the others."""
+    try:
+        yield from look()
+    except Exception as error:
+        why = "this look could not be made to its end, whatever the reason"
+        cure = "if the line does not tell, it is a fault of `doctor`: a report of it is welcome"
+        yield Finding(FAILED, "doctor", f"{type(error).__name__}: {error}", why, cure)
+
+
+def on_disk(store: Path | None) -> Iterator[Finding]:
+    """Disks, clocks, stores, the cache; of one store alone, whose records are all read, if one is named."""
+    from . import health_stores
+
+    cache, patience = health_stores.cache_folder(), None if store else health_stores.PATIENCE
+    folders = [store] if store else [cache, health_stores.RESULTS]
+    looks: list[Callable[[], Iterator[Finding]]] = [
+        lambda: health_stores.disks(folders),
+        lambda: health_stores.clocks(folders),
+        lambda: health_stores.stores(health_stores.places(store), patience),
+    ]
+    for look in [*looks, *([] if store else [lambda: health_stores.cache(cache)])]:
+        yield from safely(look)
+
+
+def compiled(build_cuda: bool) -> Iterator[Finding]:
+    """Compilers, builds and kernels."""
     try:
         from generators.ops import diagnose
     except ImportError as error:  # then nothing else can be looked at
-        click.echo(f"failed   torch: cannot be imported: {error}\n         cure:  pip install torch")
-        sys.exit(1)
+        yield Finding(FAILED, "torch", f"cannot be imported: {error}", cure="pip install torch")
+        return
     for look in diagnose.ENVIRONMENT:
         yield look()
     yield from diagnose.locks()
@@ -53,25 +108,24 @@ def cuda(build_cuda: bool) -> Iterator[Finding]:
         yield from diagnose.kernels("cuda")
     elif not build_cuda:
         text = "no GPU to run them on (--build-cuda compiles them all the same)"
-        yield diagnose.Finding(diagnose.SKIPPED, "cuda build", text)
+        yield Finding(SKIPPED, "cuda build", text)
     else:
         yield diagnose.built("cuda")
 
 
 def explanations(text: str) -> list[Finding]:
     """What a log says, for those who got it from somewhere else."""
-    from generators.ops import diagnose
     from generators.ops.causes import find_cause, first_error
 
     cause, error = find_cause(text), first_error(text)
     if cause is None:
         cure = "look for the first line with 'error' in it; a report with the whole log is welcome"
-        return [diagnose.Finding(diagnose.FAILED, "log", error, "none of the known ones", cure)]
-    return [diagnose.Finding(diagnose.FAILED, "log", error, cause.cause, cause.cure)]
+        return [Finding(FAILED, "log", error, "none of the known ones", cure)]
+    return [Finding(FAILED, "log", error, cause.cause, cause.cure)]
 
 
-def show(finding: Finding) -> str:
-    """Print a finding: colored in a terminal, plain in a pipe; returns its mark."""
+def show(finding: Finding) -> None:
+    """Print a finding: colored in a terminal, plain in a pipe."""
     from rich.console import Console
     from rich.text import Text
 
@@ -81,10 +135,10 @@ def show(finding: Finding) -> str:
     console.print(Text.assemble(mark, (f"{finding.what}: ", "bold"), first), soft_wrap=True)
     for line in [*more, *reasons(finding)]:
         console.print(Text(f"{'':9}{line}"), soft_wrap=True)
-    return finding.mark
 
 
 def reasons(finding: Finding) -> Iterable[str]:
     """Cause and cure, as far as there are any."""
     named = (("cause", finding.cause), ("cure", finding.cure))
-    return [f"{name + ':':7}{text}" for name, text in named if text]
+    lines = [(name, line) for name, text in named for line in text.splitlines()]
+    return [f"{name + ':':7}{line}" for name, line in lines]

@@ -6,40 +6,30 @@ Each function looks at one thing, says one sentence, and builds nothing; `kernel
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import sys
 import sysconfig
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from generators.finding import FAILED as FAILED
+from generators.finding import OK as OK
+from generators.finding import SKIPPED as SKIPPED
+from generators.finding import WARNING as WARNING
+from generators.finding import Finding as Finding
 from generators.ops import build, causes, lock, toolchain
 from generators.ops.causes import Cause
 
-OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
 OLDEST_GCC, OLDEST_CLANG = 9, 9  # C++17 as torch's headers use it
+DRIVER = Path("/proc/driver/nvidia/version")  # where the kernel module says its version
 SPACE = 500 * 2**20  # bytes that a build takes for a moment, generously
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report: a mark, what was looked at and found; why, and the cure, if it is not ok."""
-
-    mark: str
-    what: str
-    text: str
-    cause: str = ""
-    cure: str = ""
 
 
 def _found(mark: str, what: str, text: str, why: Cause) -> Finding:
     return Finding(mark, what, text, why.cause, why.cure)
-
-
-def python() -> Finding:
-    """The interpreter."""
-    return Finding(OK, "python", f"{sys.version.split()[0]} in {sys.prefix}")
 
 
 def headers() -> Finding:
@@ -180,6 +170,48 @@ def runs_on(arch: str, device: str) -> bool:
     return compiled <= own and (arch.endswith("+PTX") or compiled[0] == own[0])
 
 
+def driver() -> str | None:
+    """Version of the NVIDIA driver of this machine's kernel, "" if it says none; None without a driver."""
+    try:
+        text = DRIVER.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    found = re.search(r"\b\d{3}\.\d+(\.\d+)?\b", text)
+    return found[0] if found else ""
+
+
+def driver_and_torch() -> Finding:
+    """Whether torch can use the driver that is there."""
+    import torch
+
+    what, version, built = "driver and torch", driver(), torch.version.cuda
+    if version is None:
+        return Finding(SKIPPED, what, "no NVIDIA driver is on this machine")
+    named = f"NVIDIA driver {version}".strip()
+    if built is None:
+        why = "there is a driver, and perhaps a GPU, but this build of torch cannot use them"
+        text = f"{named}, but torch {torch.__version__} is for the CPU only"
+        return Finding(WARNING, what, text, why, "install a CUDA build of torch to run with --device cuda")
+    said = _unusable(torch)
+    if said is None:
+        return Finding(OK, what, f"{named} with CUDA {built}")
+    return Finding(
+        WARNING, what, f"{named}, torch for CUDA {built} can use no device{said and ': ' + said}",
+        "the driver is too old for this CUDA, or no GPU is handed to this machine or container",
+        "nvidia-smi says which CUDA the driver takes: update it, install a torch for that CUDA, or start the "
+        "container with its GPUs",
+    )  # fmt: skip
+
+
+def _unusable(torch: Any) -> str | None:
+    """What torch says of why it can use no device ("" if nothing); None if it can."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return None
+    return " ".join(str(warning.message).split("(Triggered")[0].strip() for warning in said)
+
+
 def asked_architectures() -> Finding:
     """Whether nvcc knows what TORCH_CUDA_ARCH_LIST asks for."""
     asked, known = toolchain.asked_archs(), _known_archs()
@@ -273,7 +305,6 @@ def comparisons(device: str) -> Iterator[Finding]:
 
 
 ENVIRONMENT: tuple[Callable[[], Finding], ...] = (
-    python,
     headers,
     torch,
     compiler,
@@ -282,6 +313,7 @@ ENVIRONMENT: tuple[Callable[[], Finding], ...] = (
     nvcc_and_torch,
     nvcc_and_compiler,
     gpu,
+    driver_and_torch,
     asked_architectures,
     cache,
 )

@@ -18,8 +18,10 @@ Doctor = Callable[..., Result]
 
 
 @pytest.fixture
-def doctor(monkeypatch: pytest.MonkeyPatch) -> Doctor:
-    """Runs it in this process, as if nothing had been loaded."""
+def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Doctor:
+    """Runs it in this process, as if nothing had been loaded, where there are no results."""
+    (tmp_path / "nowhere").mkdir()
+    monkeypatch.chdir(tmp_path / "nowhere")
     monkeypatch.setattr(build, "_loaded", {})
     for name in ("CXX", "CUDA_HOME", "CUDA_PATH", "CONDA_PREFIX", "TORCH_CUDA_ARCH_LIST", "NVCC_CCBIN"):
         monkeypatch.delenv(name, raising=False)
