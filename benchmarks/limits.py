@@ -214,13 +214,14 @@ def _check_pictures(cell: Cell, spec: GeneratorSpec) -> None:
             "",
             "train and test on its own pictures at their own size, or on given pictures",
         )
-    fitting = [s.name for s in registry.specs() if (_draws_its_own(s) if own else s.takes != "seeds")]
-    asked, known = f"model {spec.name!r} on data set {cell.data!r}", ", ".join(fitting[:30])
+    asked = f"model {spec.name!r} on data set {cell.data!r}"
     if spec.takes == "seeds" and not own:
+        known = ", ".join([s.name for s in registry.specs() if s.takes != "seeds"][:30])
         wrong = "it makes its pictures from seeds and cannot be shown any"
         todo = "ask it about its own pictures: data = 'samples', labels = 'rooms-network'"
         raise UserError(asked, wrong, f"models that take pictures: {known}", todo)
     if own and not _draws_its_own(spec):
+        known = ", ".join([s.name for s in registry.specs() if _draws_its_own(s)][:30])
         wrong = "it takes pictures, and draws none of an embedded world by itself"
         todo = "use a data set of pictures" + (f", as drawn:{spec.name}" if spec.draws else "")
         raise UserError(asked, wrong, f"models that draw their own: {known}", todo)

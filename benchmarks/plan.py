@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import math
+from bisect import insort
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from generators import registry
 from generators.errors import UserError
 
-from .cell import NO_MODEL, Cell, Record, canonical
+from .cell import NO_MODEL, Cell, canonical
 from .costs import duration as duration
 from .costs import gpu_text
+from .glance import Glance, glance, record_files
 from .needs import Need, all_needs, shortages, size_text
-from .store import Store, seconds
+from .store import Store, corrupt, store_at
 from .suite import Suite, load_suite
 
 RESULTS = Path("results")  # default stores are below it, relative to where the command is run
@@ -59,6 +61,8 @@ COSTS: Mapping[str, Cost] = {
 _OTHER = Cost(10, 0.15, 1200)
 PIXEL = 40  # bytes held of each pixel: picture, map, prediction in float32, and masks
 HELD = 1000 * 64**2  # pixels whose memory is in the costs of cells measured on rooms
+MANY = 32  # measurements at once from which on sorting all is quicker than putting each in place
+BESIDE = 2000  # records that are learned from of each store beside the one that is planned for
 SAMPLED = 0.008  # seconds of an embedded UNet's one evaluation of one picture
 
 
@@ -104,54 +108,101 @@ class Estimates:
     """Expected seconds and memory of cells: the table's, times the median ratio of what was measured."""
 
     def __init__(self) -> None:
-        self._ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        self._memory: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        self._ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)  # sorted, but for the newest
+        self._newest: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        self._memory: dict[tuple[str, ...], float] = {}
 
     def learn(self, cell: Cell, measured: float, memory: float | None = None) -> None:
         """Take in what a cell took, in seconds and megabytes."""
+        ratio = measured / guess(cell)
         for key in _keys(cell):
             if measured > 0:
-                self._ratios[key].append(measured / guess(cell))
+                self._newest[key].append(ratio)
             if memory and key:
-                self._memory[key].append(memory)
+                self._memory[key] = max(memory, self._memory.get(key, 0.0))
 
     def seconds(self, cell: Cell) -> float:
-        """Expected seconds of a cell on one thread."""
-        found = next((self._ratios[key] for key in _keys(cell) if key in self._ratios), [1.0])
-        return guess(cell) * median(found)
+        """Expected seconds of a cell on one thread; the same for cells of one model, method and guess."""
+        found = next((self._sorted(key) for key in _keys(cell) if key in self._newest), [1.0])
+        middle = len(found) // 2
+        return guess(cell) * (found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2)
+
+    def _sorted(self, key: tuple[str, ...]) -> list[float]:
+        """All ratios of a key: few new ones are put in place, of many all are sorted."""
+        ratios, newest = self._ratios[key], self._newest[key]
+        if len(newest) > MANY:
+            ratios.extend(newest)
+            ratios.sort()
+        else:
+            for ratio in newest:
+                insort(ratios, ratio)
+        newest.clear()
+        return ratios
 
     def memory(self, cell: Cell) -> float:
         """Expected peak of a worker on a cell, megabytes."""
         same, *others = (self._memory.get(key) for key in _keys(cell))
         if same:
-            return max(same) + held(cell)
-        found = next((max(values) for values in others if values), COSTS.get(cell.method, _OTHER).memory)
+            return same + held(cell)
+        found = next((value for value in others if value), COSTS.get(cell.method, _OTHER).memory)
         return found * max(1.0, _area(cell) / 8) + held(cell)
 
 
-def _measured(store: Store) -> list[dict[str, Any]]:
-    """JSON of every readable record in a store and those beside it.
+Known = Mapping[str, Cell]  # hash -> cell
 
-    A record of another store that cannot be read only makes the estimate poorer: it is left out.
+
+def _learn(learned: Estimates, seen: Glance, models: Collection[str], cells: Known) -> None:
+    """Take in one finished record of a model that is known here."""
+    if seen.status == "done" and seen.facts.get("model") in models:
+        learned.learn(cells.get(seen.hash) or Cell(**seen.facts), seen.seconds, seen.memory)
+
+
+def _own(store: Store, learned: Estimates, cells: Known) -> dict[str, str]:
+    """Hash -> status of those of some cells that a store has a record of, each read once.
+
+    Raises UserError at a corrupt one of these; one of another cell only makes the estimate poorer.
     """
-    found = []
-    for path in sorted(store.folder.parent.glob("*/records/*.json")):
+    found, models = {}, _models()
+    for path in record_files(store.records):
+        name = Path(path).stem
+        cell = cells.get(name)
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError:
+            seen = glance(path, cell.facts() if cell else None)
+        except (ValueError, OSError) as error:
+            if cell is not None and not isinstance(error, FileNotFoundError):
+                raise corrupt(Path(path), str(error)) from error
             continue
-    return [record for record in found if isinstance(record, dict) and record.get("status") == "done"]
+        _learn(learned, seen, models, cells)
+        if cell is not None:
+            found[name] = seen.status
+    return found
 
 
-def estimates(store: Store) -> Estimates:
-    """Expectations corrected by the records of a store and of those beside it."""
-    learned, known = Estimates(), {spec.name for spec in registry.specs()} | {NO_MODEL}
-    for record in _measured(store):
-        cell = record.get("cell")
-        if not isinstance(cell, dict) or cell.get("model") not in known:
+def _models() -> set[str]:
+    return {spec.name for spec in registry.specs()} | {NO_MODEL}
+
+
+def _beside(store: Store, learned: Estimates) -> None:
+    """Learn of the stores beside one: of each the first BESIDE records, by hash and so of any kind.
+
+    A record that cannot be read only makes the estimate poorer: it is left out.
+    """
+    models = _models()
+    for folder in sorted(store.folder.parent.glob("*/records")):
+        if folder.parent.name == store.folder.name:
             continue
-        memory = (record.get("environment") or {}).get("peak_memory_mib")
-        learned.learn(Cell(**cell), seconds(record), memory)
+        for path in record_files(folder)[:BESIDE]:
+            try:
+                _learn(learned, glance(path), models, {})
+            except (ValueError, OSError):
+                continue
+
+
+def estimates(store: Store, cells: Iterable[Cell] = ()) -> Estimates:
+    """Expectations corrected by the records of a store and of those beside it; see `_own` for errors."""
+    learned = Estimates()
+    _own(store, learned, {cell.hash: cell for cell in cells})
+    _beside(store, learned)
     return learned
 
 
@@ -170,13 +221,19 @@ def shared_training(cell: Cell) -> str:
 
 
 class Queue:
-    """Cells still to do, handed out so that a worker stays with one model as long as it has cells."""
+    """Cells still to do, handed out so that a worker stays with one model as long as it has cells.
+
+    Args:
+        expected: seconds of a cell: the same for all cells of one model, method and `guess`, as Estimates
+            says; so it is asked of one cell of each such kind only, however many there are.
+    """
 
     def __init__(self, cells: Iterable[Cell], expected: Callable[[Cell], float]) -> None:
-        self._groups: dict[str, list[Cell]] = defaultdict(list)
+        self._groups: dict[str, deque[Cell]] = defaultdict(deque)
+        self._kinds: dict[str, dict[tuple[str, float], list[Any]]] = defaultdict(dict)  # [one cell, how many]
         self._expected = expected
         for cell in cells:
-            self._groups[cell.model].append(cell)
+            self.put_back(cell)
 
     def __len__(self) -> int:
         return sum(map(len, self._groups.values()))
@@ -184,6 +241,10 @@ class Queue:
     def cells(self) -> list[Cell]:
         """What is left."""
         return [cell for group in self._groups.values() for cell in group]
+
+    def seconds(self) -> float:
+        """Expected of all that is left, one after the other."""
+        return math.fsum(self._seconds(model) for model in self._groups)
 
     def take(
         self, model: str | None, busy: Sequence[str] = (), training: Collection[str] = ()
@@ -193,21 +254,33 @@ class Queue:
         Args:
             training: shared trainings that others are at; None is given where only their cells are left.
         """
-        models = [model, self._largest(busy), self._largest(()), *self._groups]
-        for name in dict.fromkeys(name for name in models if name and self._groups.get(name)):
-            group = self._groups[name]
+        for name in self._order(model, busy):
+            group = self._groups.get(name, ())
             for place, cell in enumerate(group):
                 if not training or shared_training(cell) not in training:
-                    return group.pop(place)
+                    del self._groups[name][place]
+                    self._kinds[name][cell.method, guess(cell)][1] -= 1
+                    return cell
         return None
 
     def put_back(self, cell: Cell) -> None:
         """Return a cell to the end of its model's."""
         self._groups[cell.model].append(cell)
+        self._kinds[cell.model].setdefault((cell.method, guess(cell)), [cell, 0])[1] += 1
+
+    def _order(self, model: str | None, busy: Sequence[str]) -> Iterator[str]:
+        """Models to take from: its own, the one with most work nobody is at, the one with most, any."""
+        if model:
+            yield model
+        yield from filter(None, (self._largest(busy), self._largest(())))
+        yield from self._groups
 
     def _largest(self, without: Sequence[str]) -> str | None:
-        left = {m: sum(map(self._expected, g)) for m, g in self._groups.items() if g and m not in without}
+        left = {m: self._seconds(m) for m, g in self._groups.items() if g and m not in without}
         return max(left, key=left.__getitem__) if left else None
+
+    def _seconds(self, model: str) -> float:
+        return math.fsum(n * self._expected(cell) for cell, n in self._kinds[model].values() if n)
 
 
 def makespan(cells: Iterable[Cell], expected: Callable[[Cell], float], workers: int) -> float:
@@ -220,8 +293,9 @@ def makespan(cells: Iterable[Cell], expected: Callable[[Cell], float], workers: 
         cell = queue.take(model, [m for _, _, m in idle])
         if cell is None:
             break
-        end = max(end, now + expected(cell))
-        heapq.heappush(idle, (now + expected(cell), worker, cell.model))
+        done = now + expected(cell)
+        end = max(end, done)
+        heapq.heappush(idle, (done, worker, cell.model))
     return end
 
 
@@ -332,11 +406,6 @@ def default_store(suite: Suite) -> Path:
     return RESULTS / suite.name
 
 
-def statuses(store: Store, cells: Iterable[Cell]) -> dict[str, Record | None]:
-    """Hash to record of cells, None where there is none; raises UserError at a corrupt one."""
-    return {cell.hash: store.read(cell) for cell in cells}
-
-
 def plan(
     suite: str | Path | Suite, store: str | Path | None = None, workers: int = 1, only: str | None = None
 ) -> Plan:
@@ -349,16 +418,12 @@ def plan(
         only: pattern on MODEL/INTRINSIC/METHOD or hashes; None for all cells.
     """
     loaded = suite if isinstance(suite, Suite) else load_suite(suite)
-    place = Store(store or default_store(loaded))
-    learned = estimates(place)
+    place, learned = store_at(store or default_store(loaded)), Estimates()
+    place.pull()
     cells = select(loaded.cells, only)
-    records = statuses(place, cells)
-    rows = []
-    for cell in cells:
-        record = records[cell.hash]
-        rows.append(
-            Row(cell, record.status if record else "missing", learned.seconds(cell), learned.memory(cell))
-        )
+    recorded = _own(place, learned, {cell.hash: cell for cell in cells})
+    _beside(place, learned)
+    rows = [Row(c, recorded.get(c.hash, "missing"), learned.seconds(c), learned.memory(c)) for c in cells]
     left = [row.cell for row in rows if row.status != "done"]
     needed = sorted((row.memory for row in rows if row.status != "done"), reverse=True)[:workers]
     time = makespan(left, learned.seconds, workers)

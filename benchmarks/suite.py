@@ -26,7 +26,6 @@ sweep = { rank = [2, 8, 32] }   # option to its values
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,11 +36,12 @@ from typing import Any
 
 from generators import registry
 from generators.errors import UserError, unknown
+from generators.plain import parse_toml
 from probes.methods import fill_options, method
 
 from .cell import NO_INTRINSIC, NO_MODEL, Cell
 from .labels import world_of
-from .limits import check_cell
+from .limits import check_cell, check_count
 
 SUITES = Path(__file__).parent / "suites"
 VALUES: Mapping[str, Any] = {
@@ -172,8 +172,8 @@ def load_suite(name: str | Path) -> Suite:
     """A shipped suite by name, or one by the path of its TOML file; raises UserError, naming file and key."""
     path = _find(str(name))
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        table = parse_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise UserError(f"suite {path}", f"it is no TOML: {error}", "", "mend the line it names") from error
     with _within(f"suite {path}"):
         return _suite(table)
@@ -316,6 +316,14 @@ def _expand(
     for model, intrinsic, asked, table in product(models, intrinsics, methods, options):
         if model not in weights:
             weights[model] = registry.identity(model)
+        alike: dict[tuple[Any, ...], Cell] = {}  # whether a cell can be computed does not hang on its seed
         for chosen in product(*given.values()):
             values = dict(zip(names, chosen, strict=True))
-            yield make_cell(model, intrinsic, asked, table, weights=weights[model], **values)
+            seed = values.pop("seed")
+            key = tuple(values.values())
+            if key not in alike:
+                alike[key] = make_cell(
+                    model, intrinsic, asked, table, weights=weights[model], seed=seed, **values
+                )
+            check_count("seed", seed)
+            yield alike[key].with_(seed=seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,12 +12,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.arrays import read_npz
 from generators.errors import UserError, unknown
 
 Array = NDArray[np.float64]
 _SAVED = {"count", "mean", "scatter"}
-# What numpy and zipfile raise on a file that is truncated, damaged, or of another kind.
-_UNREADABLE = (ValueError, TypeError, EOFError, KeyError, OSError, RuntimeError, zipfile.BadZipFile)
 
 
 def _features(values: ArrayLike, dimensions: int | None = None) -> Array:
@@ -68,6 +66,8 @@ class FeatureStatistics:
 
         Raises ValueError unless they are finite, of fitting shapes and symmetric, and count is at least 2.
         """
+        if any(np.asarray(given).dtype.kind == "c" for given in (mean, covariance)):
+            raise ValueError("mean or covariance is complex")
         center, spread = np.asarray(mean, np.float64), np.asarray(covariance, np.float64)
         if center.ndim != 1 or spread.shape != 2 * center.shape or len(center) == 0:
             raise ValueError(f"mean and covariance have the shapes {center.shape} and {spread.shape}")
@@ -135,15 +135,15 @@ class FeatureStatistics:
     @classmethod
     def load(cls, path: str | Path) -> FeatureStatistics:
         """Read what `save` wrote; nothing is unpickled. Raises UserError if the file holds anything else."""
-        with Path(path).open("rb") as file:
-            try:
-                stored = dict(np.load(file, allow_pickle=False))
-            except _UNREADABLE as error:
-                raise _broken(path, f"{type(error).__name__}: {error}") from error
+        try:
+            stored = read_npz(Path(path))
+        except ValueError as error:
+            raise _broken(path, str(error)) from error
         if set(stored) != _SAVED:
-            raise _broken(path, f"it holds {sorted(stored)}")
+            raise _broken(path, f"it holds {str(sorted(stored))[:200]}")
         count, mean, scatter = stored["count"], stored["mean"], stored["scatter"]
-        shapes_fit = count.shape == () and mean.ndim == 1 and scatter.shape == 2 * mean.shape
+        numbers = count.dtype.kind in "iu" and mean.dtype.kind == scatter.dtype.kind == "f"
+        shapes_fit = numbers and count.shape == () and mean.ndim == 1 and scatter.shape == 2 * mean.shape
         if not shapes_fit or count < 0 or not np.isfinite(mean).all() or not np.isfinite(scatter).all():
             raise _broken(path, "its numbers do not fit each other")
         loaded = cls(len(mean))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,25 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from scipy.stats import rankdata
 
+from .draws import blocks, crossed_ends
+from .draws import random_stream as random_stream
+
 Array = NDArray[np.float64]
 Orders = NDArray[np.intp]
 Noise = tuple[Array, Array]  # (resamples, n) each: what the x and the y of n models might have been
 EXACT = 8  # most pairs for which all orders are counted: 8! = 40,320
 ORDERS = 9999  # random orders above that: p has a resolution of 1 / 10,000
 MOST_BIAS = 0.5  # standard deviations by which an interval of a correlation is moved at the most
-_BLOCK = 2_000_000  # numbers held at once while resampling
-
-
-def random_stream(purpose: str, seed: int) -> np.random.Generator:
-    """The random numbers of one purpose and seed: a new purpose moves no other draw."""
-    key = np.frombuffer(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:16], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key))
-
-
-def _blocks(rows: int, width: int) -> Iterator[int]:
-    """Sizes of blocks of rows of `width` numbers that together are `rows` rows."""
-    size = max(1, _BLOCK // max(width, 1))
-    yield from (min(size, rows - start) for start in range(0, rows, size))
 
 
 def finite(values: ArrayLike, dimensions: Sequence[int], name: str) -> Array:
@@ -96,7 +85,7 @@ def _clustered(values: Array, clusters: ArrayLike | None) -> tuple[Array, Array]
 
 def _resampled_means(sums: Array, counts: Array, resamples: int, stream: np.random.Generator) -> Array:
     n, found = len(sums), []
-    for block in _blocks(resamples, n):
+    for block in blocks(resamples, n):
         drawn = stream.integers(n, size=(block, n))
         found.append(sums[drawn].sum(1) / counts[drawn].sum(1))
     return np.concatenate(found)
@@ -194,19 +183,37 @@ def mean_over_seeds(
     array = finite(values, (2,), "values")
     check_resampling(level, resamples)
     sums, counts = sums_of_rows(array, clusters)
+    found = crossed_ends(sums[None], counts, level, resamples, seed) if array.size > 1 else np.zeros((1, 0))
+    return _interval(array, sums, found[0], level, resamples, clusters is not None)
+
+
+def means_over_seeds(
+    values: ArrayLike, level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """What `mean_over_seeds` says of each of many (k, seeds, pictures), in one go: all share their draws."""
+    array = finite(values, (3,), "values")
+    check_resampling(level, resamples)
+    if array[0].size < 2:
+        return [mean_over_seeds(rows, level, resamples, seed) for rows in array]
+    ends = crossed_ends(array, np.ones(array.shape[2]), level, resamples, seed)
+    pairs = zip(array, ends, strict=True)
+    return [_interval(rows, rows, found, level, resamples, False) for rows, found in pairs]
+
+
+def _interval(
+    array: Array, sums: Array, ends: Array, level: float, resamples: int, clustered: bool
+) -> Interval:
+    """The interval of values (seeds, n) with its words; `ends` is empty where there is none."""
     seeds, n = sums.shape
-    unit = "pictures" if clusters is None else "groups of pictures"
+    unit = "groups of pictures" if clustered else "pictures"
     drawn = " and ".join(name for name, k in (("seeds", seeds), (unit, n)) if k > 1)
-    method = f"percentile bootstrap over {drawn or 'nothing'}, {resamples} resamples"
-    if array.size < 2:
-        return Interval(float(array.mean()), None, None, level, n, method, "one value has no interval", seeds)
-    stream, found = random_stream("seeds-and-pictures", seed), []
-    for block in _blocks(resamples, n):
-        rows = stream.multinomial(seeds, np.full(seeds, 1 / seeds), block)
-        columns = stream.multinomial(n, np.full(n, 1 / n), block)
-        found.append(((rows @ sums) * columns).sum(1) / (seeds * (columns @ counts)))
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(array.mean()), float(low), float(high), level, n, method, "", seeds)
+    method, value = (
+        f"percentile bootstrap over {drawn or 'nothing'}, {resamples} resamples",
+        float(array.mean()),
+    )
+    if not len(ends):
+        return Interval(value, None, None, level, n, method, "one value has no interval", seeds)
+    return Interval(value, float(ends[0]), float(ends[1]), level, n, method, "", seeds)
 
 
 def paired_difference(
@@ -345,7 +352,7 @@ def _orders(n: int, stream: np.random.Generator) -> Iterator[Orders]:
     if n <= EXACT:
         yield all_orders(n)
         return
-    for block in _blocks(ORDERS, n * n):
+    for block in blocks(ORDERS, n * n):
         # Shuffling floats takes the same random numbers as shuffling y itself.
         rows = np.broadcast_to(np.arange(n, dtype=np.float64), (block, n))
         yield stream.permuted(rows, axis=1).astype(np.intp)
@@ -388,7 +395,7 @@ def _resampled(
 def drawn_pairs(n: int, count: int, stream: np.random.Generator) -> Iterator[tuple[Orders, Orders]]:
     """Blocks of resamples: their numbers (k, 1), and which of n pairs each holds (k, n)."""
     start = 0
-    for block in _blocks(count, n * n):
+    for block in blocks(count, n * n):
         yield np.arange(start, start + block)[:, None], stream.integers(n, size=(block, n))
         start += block
 

@@ -8,7 +8,7 @@ be shown to know more than that.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,13 @@ from benchmarks.needs import EXACT
 
 from .gather import Group, Question
 from .measures import summary
+from .reading import Results
 from .table import Section
 
-SCORED = re.compile(r'"method":\s*"(supervised|predictor|constant)"')  # spares reading thousands of others
+METHODS = ("supervised", "predictor", "constant")
+SCORED = re.compile(rf'"method":\s*"({"|".join(METHODS)})"')  # spares reading thousands of others
+END = re.compile(r'\n "status":')  # what follows the cell in a record as the runner lays it out
+HEAD = 4096  # bytes that hold the whole cell of nearly every record
 COLUMNS = ("ceiling", "ceiling_low", "ceiling_high", "ceiling_data")  # of table.csv
 
 
@@ -60,10 +64,15 @@ def amount(value: Interval, digits: int, unit: str) -> str:
     return f"{value.value:.{digits}f}{f' {unit}' if unit else ''}{between}"
 
 
-def read_ceilings(store: Path) -> list[Ceiling]:
-    """Every predictor scored against exact truth in a store or in one beside it, the store's own first."""
+def read_ceilings(store: Path, own: Results | None = None) -> list[Ceiling]:
+    """Every predictor scored against exact truth in a store or in one beside it, the store's own first.
+
+    Args:
+        own: what is in the store, where that was read already.
+    """
     beside = [path for path in sorted(store.resolve().parent.iterdir()) if path.name != store.resolve().name]
-    records = [record for place in (store, *beside) for record in _scored(place)]
+    records = _told(own) if own else list(_scored(_files(store)))
+    records += [record for place in beside for record in _scored(_files(place))]
     maps = {_place(r.cell): r for r in reversed(records) if r.cell.method == "constant"}
     found: dict[tuple[Any, ...], Ceiling] = {}
     for record in records:
@@ -74,17 +83,39 @@ def read_ceilings(store: Path) -> list[Ceiling]:
     return sorted(found.values(), key=lambda c: (c.asked.data != "rooms", c.asked.data, -c.asked.test))
 
 
-def _scored(store: Path) -> Iterator[Record]:
+def _files(store: Path) -> list[Path]:
+    return sorted((store / "records").glob("*.json"), key=lambda path: path.name)
+
+
+def _told(own: Results) -> list[Record]:
+    """Those of a store that was read, and of its records of other cells, by hash."""
+    strangers = _scored(own.store / "records" / f"{name}.json" for name in own.strangers)
+    found = [*filter(_fits, own.records.values()), *strangers]
+    return sorted(found, key=lambda record: record.cell.hash)
+
+
+def _fits(record: Record) -> bool:
+    cell = record.cell
+    exact = cell.method in METHODS and cell.labels == EXACT and not own_pictures(cell.data)
+    return exact and record.status == "done"
+
+
+def _scored(files: Iterable[Path]) -> Iterator[Record]:
     """Finished records of predictors and mean maps whose truth is exact."""
-    for path in sorted((store / "records").glob("*.json")):
-        text = path.read_text(encoding="utf-8", errors="replace")
+    for path in files:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+            begin = head.decode(errors="replace")
+            if END.search(begin) and not SCORED.search(begin):
+                continue
+            text = (head + file.read()).decode(errors="replace")
         if not SCORED.search(text):
             continue
         try:
             record = Record.from_json(text)
         except ValueError:
             continue  # the report of its own store names it
-        if record.status == "done" and record.cell.labels == EXACT and not own_pictures(record.cell.data):
+        if _fits(record):
             yield record
 
 

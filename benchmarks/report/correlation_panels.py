@@ -28,7 +28,7 @@ from probes.methods import METHODS
 from .correlation_noise import draws
 from .gather import Facts, Group, Question, context, main_settings, plain, setting
 from .measures import summary
-from .table import frechet_groups
+from .table import quality_groups
 
 X = primary_metric(NO_INTRINSIC)
 FRECHET = "frechet"
@@ -167,15 +167,15 @@ def find_panels(groups: Sequence[Group], facts: Mapping[str, Facts]) -> list[Pan
 
 def _points(groups: Sequence[Group], facts: Mapping[str, Facts]) -> Iterator[tuple[tuple[Any, ...], Point]]:
     """Every model with both numbers, and the panel it stands in."""
-    main = main_settings(groups, facts)
+    main, drawn = main_settings(groups, facts), quality_groups(groups)
     for group in groups:
         cell = group.cell
-        if not plain(cell):
+        if not plain(cell) or main[group.question, cell.method, facts[cell.model].family] != group.setting:
             continue
         told, value = facts[cell.model], summary(group, group.question.metric.name)
-        if value is None or main[(group.question, cell.method, told.family)] != group.setting:
+        if value is None:
             continue
-        for quality in frechet_groups(cell.model, groups):
+        for quality in (g for g in drawn if g.cell.model == cell.model):
             x = summary(quality, X.name)
             if x is not None:
                 size = group.done[0].parameters.get("total")

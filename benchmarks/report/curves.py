@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import canonical
 from benchmarks.metrics.statistics import Interval
 from probes.methods import METHODS
 
@@ -19,6 +18,7 @@ from .picture import COLORS, MARKERS, axis_title, panels, save, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LINES = 12  # curves in one panel: of more the rest is counted there, its numbers are in expanded.csv
 TARGETS = ("up", "mid", "down", "cross", "self", "all")  # in the order of the paper's figure 15
 
 
@@ -60,6 +60,7 @@ class Curve:
 
     Attributes:
         level: the mean of the family's random-init model by the same method, where it is known.
+        usual: whether all but the knob is as in the tables.
     """
 
     kind: Kind
@@ -68,6 +69,7 @@ class Curve:
     label: str
     points: tuple[tuple[float, Interval], ...]
     level: float | None = None
+    usual: bool = True
 
 
 def find_curves(groups: Sequence[Group], facts: Mapping[str, Facts]) -> list[Curve]:
@@ -88,12 +90,14 @@ def _curves(
         found = place(kind, group, facts, main)
         if found is not None:
             together.setdefault((group.question, group.cell.method, *found[0]), []).append((found[1], group))
+    levels = _random_levels(groups, facts, main) if kind.name == "noise" else {}
     for (question, method, *_), members in together.items():
         points = _points(members, question)
         if len({x for x, _ in points}) > 1:
-            label = _label(kind, members[0][1], facts, main)
-            level = _random_level(members[0][1], groups, facts, main) if kind.name == "noise" else None
-            yield Curve(kind, question, method, label, points, level)
+            label, usual = _label(kind, members[0][1], facts, main)
+            told = facts[members[0][1].cell.model]
+            level = levels.get((question, method, told.family, told.domain))
+            yield Curve(kind, question, method, label, points, level, usual)
 
 
 _Place = tuple[tuple[str, ...], float] | None
@@ -123,7 +127,7 @@ def _knob(
     if value in kind.names:
         value = kind.names.index(value)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return ((cell.model, canonical(every)), float(value)) if number else None
+    return ((cell.model, repr(sorted(every.items()))), float(value)) if number else None
 
 
 def _points(members: Sequence[tuple[float, Group]], question: Question) -> tuple[tuple[float, Interval], ...]:
@@ -136,33 +140,32 @@ def _points(members: Sequence[tuple[float, Group]], question: Question) -> tuple
 
 def _label(
     kind: Kind, group: Group, facts: Mapping[str, Facts], main: Mapping[tuple[Question, str, str], str]
-) -> str:
+) -> tuple[str, bool]:
+    """What the legend calls a curve, and whether all but its knob is as in the tables."""
     cell, told = group.cell, facts[group.cell.model]
     method = METHODS[cell.method].title
     if kind.name == "stage":
-        return f"{told.family}, {method}"
+        return f"{told.family}, {method}", True
     import json
 
     usual = json.loads(main.get((group.question, cell.method, told.family), "{}"))
     more = difference(cell, usual, (kind.key,)) if usual else ""
-    return ", ".join([told.title, method, *([more] if more else [])])
+    return ", ".join([told.title, method, *([more] if more else [])]), not more
 
 
-def _random_level(
-    like: Group,
-    groups: Sequence[Group],
-    facts: Mapping[str, Facts],
-    main: Mapping[tuple[Question, str, str], str],
-) -> float | None:
-    told, method = facts[like.cell.model], like.cell.method
+def _random_levels(
+    groups: Sequence[Group], facts: Mapping[str, Facts], main: Mapping[tuple[Question, str, str], str]
+) -> dict[tuple[Question, str, str, str], float]:
+    """(question, method, family, domain) -> mean of its random-init model, in the setting of the tables."""
+    found: dict[tuple[Question, str, str, str], float] = {}
     for group in groups:
-        same = group.question == like.question and group.cell.method == method and plain(group.cell)
-        other = facts.get(group.cell.model)
-        if same and other and (other.family, other.domain, other.trained) == (told.family, told.domain, 0):
-            value = summary(group, group.question.metric.name)
-            if value is not None and main[(group.question, method, told.family)] == group.setting:
-                return value.value
-    return None
+        told, method = facts.get(group.cell.model), group.cell.method
+        if told is None or told.trained != 0 or not plain(group.cell):
+            continue
+        value = summary(group, group.question.metric.name)
+        if value is not None and main[group.question, method, told.family] == group.setting:
+            found.setdefault((group.question, method, told.family, told.domain), value.value)
+    return found
 
 
 def write_curves(out: Path, found: Sequence[Curve]) -> dict[str, list[Path]]:
@@ -176,17 +179,25 @@ def write_curves(out: Path, found: Sequence[Curve]) -> dict[str, list[Path]]:
         with style():
             figure, axes = panels(len(asked), width=4.8, height=3.6, columns=2)
             for ax, question in zip(axes, asked, strict=True):
-                _draw(ax, kind, question, _ordered(own, question))
+                drawn, left = _ordered(own, question)
+                _draw(ax, kind, question, drawn, left)
             written[kind.title] = save(figure, out / f"curve-{kind.name}")
     return written
 
 
-def _ordered(curves: Sequence[Curve], question: Question) -> list[Curve]:
+def _ordered(curves: Sequence[Curve], question: Question) -> tuple[list[Curve], int]:
+    """Those that are drawn, by method, and how many more there are.
+
+    Of more than LINES the ones that are otherwise as in the tables come first, then those of most points.
+    """
     own = [curve for curve in curves if curve.question == question]
-    return sorted(own, key=lambda curve: list(METHODS).index(curve.method))
+    first = sorted(own, key=lambda curve: (not curve.usual, -len(curve.points)))[:LINES]
+    kept = {id(curve) for curve in first}
+    drawn = [curve for curve in own if id(curve) in kept]  # in the order of the plan
+    return sorted(drawn, key=lambda curve: list(METHODS).index(curve.method)), len(own) - len(drawn)
 
 
-def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> None:
+def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], left: int) -> None:
     import seaborn as sns
 
     for number, curve in enumerate(curves):
@@ -217,7 +228,8 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve]) -> 
         _scale(ax, kind.scale, every)
     metric = question.metric
     unit = question.unit
-    ax.set_title(f"{question.title}, data {question.context.data}")
+    more = f"\n{left:,} more curves are not drawn, see expanded.csv" if left else ""
+    ax.set_title(f"{question.title}, data {question.context.data}{more}")
     dashed = (
         "\ndashed: the same probe of a randomly initialized model" if any(c.level for c in curves) else ""
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from benchmarks.pictures import decoding
 from generators.errors import UserError
 
 from .formats import FRECHET
@@ -49,12 +50,11 @@ def sheets(store: Path, groups: Sequence[Group], facts: Mapping[str, Facts]) -> 
 def _halves(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Drawn pictures and renders of a samples file; raises UserError if it is missing or broken."""
     import numpy as np
-    from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with decoding(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         wrong = f"it cannot be read: {type(error).__name__}: {error}"
         todo = f"{RERUN} (the record {path.stem}.json with it)"
         raise UserError(f"the samples {path}", wrong, "a png, two rows of pictures", todo) from error

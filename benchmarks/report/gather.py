@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from benchmarks.cell import NO_INTRINSIC, NO_MODEL, Cell, Record, canonical
 from benchmarks.data import own_pictures
 from benchmarks.metrics import METRICS, Metric, primary_metric
+from benchmarks.metrics.statistics import Interval
 from probes.methods import METHODS, RELATIVE
 
 from .reading import Results
@@ -81,7 +82,7 @@ class Group:
     failed: tuple[Record, ...]
     impossible: str = ""
 
-    @property
+    @cached_property
     def cell(self) -> Cell:
         """The first of the cells; all but its seed holds for the group."""
         return self.cells[0]
@@ -101,10 +102,15 @@ class Group:
         n, of = len(self.done), len(self.cells)
         return str(n) if n == of else f"{n}/{of}"
 
-    @property
+    @cached_property
     def question(self) -> Question:
         """The intrinsic with its data."""
         return Question(context(self.cell), self.cell.intrinsic, self.cell.alignment)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval | None]:
+        """Metric -> its mean over the seeds, as far as measures.summary was asked for it."""
+        return {}
 
     @cached_property
     def setting(self) -> str:
@@ -128,7 +134,8 @@ def gather(results: Results) -> list[Group]:
     """Groups in the order of the plan."""
     together: dict[str, list[Cell]] = {}
     for cell in results.planned:
-        together.setdefault(canonical(cell.facts() | {"seed": None}), []).append(cell)
+        alike = cell.facts() | {"seed": None, "options": sorted(cell.options.items())}
+        together.setdefault(repr(alike), []).append(cell)
     return [_group(sorted(cells, key=lambda c: c.seed), results) for cells in together.values()]
 
 
@@ -211,17 +218,18 @@ def main_settings(
     then the one nearest to the method's defaults, then the first by its text.
     """
     votes: dict[tuple[Question, str, str], Counter[str]] = {}
-    seeds: Counter[tuple[str, str]] = Counter()
+    seeds: Counter[tuple[tuple[Question, str, str], str]] = Counter()
     far: dict[str, int] = {}
     for group in groups:
         if plain(group.cell):
             key = (group.question, group.cell.method, facts[group.cell.model].family)
             votes.setdefault(key, Counter())[group.setting] += 1
-            seeds[(str(key), group.setting)] += len(group.cells)
-            far[group.setting] = _distance(group.cell)
+            seeds[key, group.setting] += len(group.cells)
+            if group.setting not in far:
+                far[group.setting] = _distance(group.cell)
 
     def best(key: tuple[Question, str, str], count: Counter[str]) -> str:
-        return min(count, key=lambda text: (-count[text], -seeds[(str(key), text)], far[text], text))
+        return min(count, key=lambda text: (-count[text], -seeds[key, text], far[text], text))
 
     return {key: best(key, count) for key, count in votes.items()}
 

@@ -25,6 +25,7 @@ from .table import ALONE, Entry, Row, Section
 
 MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}
 FAILURES = 12  # of more the list is folded
+LISTED = 200  # of more failed, and of more missing cells, the rest is counted
 MANY = 6  # distinct values of a fact about the machine that are listed; more become a range or a count
 
 
@@ -335,19 +336,28 @@ def _folded(path: Path, title: str, folded: bool) -> str:
 
 
 def _failures(results: Results) -> str:
-    lines = [_failure(str(r.cell), r.reason, f"records/{r.cell.hash}.json") for r in results.failed]
-    for cell in results.planned:
-        if cell.hash not in results.records:
-            why = results.impossible.get(cell.hash)
-            said = f"cannot be probed: {why}" if why else "not measured yet"
-            lines.append(f"<li><b>{escape(str(cell))}</b>: {escape(said)}</li>")
+    failed = [_failure(str(r.cell), r.reason, f"records/{r.cell.hash}.json") for r in results.failed[:LISTED]]
+    absent = [cell for cell in results.planned if cell.hash not in results.records]
+    lines = failed + _rest(len(results.failed), "failed")
+    for cell in absent[:LISTED]:
+        why = results.impossible.get(cell.hash)
+        said = f"cannot be probed: {why}" if why else "not measured yet"
+        lines.append(f"<li><b>{escape(str(cell))}</b>: {escape(said)}</li>")
+    lines += _rest(len(absent), "not measured")
     if results.strangers:
         lines.append(f"<li>{len(results.strangers)} records of cells not in the suite are left out.</li>")
-    text = "".join(lines)
-    if len(lines) > FAILURES:
-        summary = f"<summary>{len(lines)} lines</summary>"
+    text, count = "".join(lines), len(results.failed) + len(absent) + bool(results.strangers)
+    if count > FAILURES:
+        summary = f"<summary>{count} lines</summary>"
         return f"<details>{summary}<ul class=failures>{text}</ul></details>"
     return f"<ul class=failures>{text}</ul>" if lines else "<p>Nothing failed and nothing is missing.</p>"
+
+
+def _rest(count: int, what: str) -> list[str]:
+    """A line for those that are not listed."""
+    if count <= LISTED:
+        return []
+    return [f"<li>{count - LISTED:,} more cells {what}: how many of each is in expanded.csv.</li>"]
 
 
 def _failure(cell: str, reason: str, path: str) -> str:

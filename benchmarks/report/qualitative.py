@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.arrays import read_npz
 from benchmarks.cell import NO_MODEL
 from benchmarks.color import srgb
 from generators.errors import UserError
@@ -61,9 +61,11 @@ def read_maps(store: Path, relative: str) -> dict[str, NDArray[Any]]:
     """Arrays (k c h w) of one maps file; raises UserError if it is missing or broken."""
     path = store / relative
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in ARRAYS}
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path)
+        found = {name: arrays[name] for name in ARRAYS}
+        if any(array.ndim != 4 or array.dtype.kind not in "fiub" for array in found.values()):
+            raise ValueError("its arrays are no pictures (k c h w)")
+    except (OSError, KeyError, ValueError) as error:
         wrong = f"it cannot be read: {type(error).__name__}: {error}"
         known = f"a maps file holds the arrays {', '.join(ARRAYS)}"
         raise UserError(

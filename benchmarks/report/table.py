@@ -113,13 +113,14 @@ def compact_text(entry: Entry, metric: Metric) -> str:
 
 def sections(groups: Sequence[Group], facts: Mapping[str, Facts]) -> list[Section]:
     """One section per question, in the order of the plan."""
-    main = main_settings(groups, facts)
-    return [_section(question, groups, facts, main) for question in questions(groups)]
+    main, quality = main_settings(groups, facts), quality_groups(groups)
+    return [_section(question, groups, quality, facts, main) for question in questions(groups)]
 
 
 def _section(
     question: Question,
     groups: Sequence[Group],
+    quality: Sequence[Group],
     facts: Mapping[str, Facts],
     main: Mapping[tuple[Question, str, str], str],
 ) -> Section:
@@ -136,7 +137,7 @@ def _section(
     blind = {name: _blind(facts[name]) for name in names if _blind(facts[name])}
     models = {name: entries for name, entries in rows.items() if name not in blind}
     best = _best(models, methods, metric)
-    frechet = {name: frechet_entry(name, groups) for name in names}
+    frechet = {name: frechet_entry(name, quality) for name in names}
     controls = [Row(f"{facts[n].title} ({why})", rows[n], frechet[n], n) for n, why in blind.items()]
     return Section(
         question,
@@ -175,14 +176,14 @@ def _marked(entries: Mapping[str, Entry], name: str, best: Mapping[str, str]) ->
     return {m: Entry(e.value, e.mark, e.seeds, best.get(m) == name) for m, e in entries.items()}
 
 
-def frechet_groups(name: str, groups: Sequence[Group]) -> list[Group]:
-    """Groups that measure what a model draws."""
-    return [g for g in groups if g.cell.method == QUALITY and g.cell.model == name]
+def quality_groups(groups: Sequence[Group]) -> list[Group]:
+    """Groups that measure what models draw."""
+    return [g for g in groups if g.cell.method == QUALITY]
 
 
-def frechet_entry(name: str, groups: Sequence[Group]) -> Entry:
+def frechet_entry(name: str, quality: Sequence[Group]) -> Entry:
     """The Frechet distance of a model, of the largest number of samples where there are several."""
-    found = frechet_groups(name, groups)
+    found = [g for g in quality if g.cell.model == name]
     if not found:
         return NOTHING
     most = max(found, key=lambda g: (bool(g.done), g.cell.options.get("samples", 0), g.setting))

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from benchmarks.metrics import Metric
 
-from .ceiling import ceilings_of, predicted, read_ceilings
+from .ceiling import ceilings_of, predicted
 from .formats import ALONE_TITLE, FRECHET, QUALITY_TITLE
-from .gather import FAILED, IMPOSSIBLE, MISSING, gather, model_facts, probe_methods
-from .reading import read_store
+from .gather import FAILED, IMPOSSIBLE, MISSING, probe_methods
+from .opened import Opened, open_store
 from .table import ALONE, Entry, Row, Section, compact_text, sections, short_text
 
 if TYPE_CHECKING:
@@ -25,18 +25,19 @@ TERMINAL_MARKS = {IMPOSSIBLE: "cannot be probed", MISSING: "not measured yet", F
 WIDE = 110  # columns of a terminal from which on intervals fit
 
 
-def terminal_table(store: Path, width: int = WIDE) -> Table:
+def terminal_table(store: Path | Opened, width: int = WIDE) -> Table:
     """Models and controls by intrinsic and method, for rich; raises UserError as `read_store` does.
 
     Args:
+        store: its folder, or what `open_store` made of it.
         width: columns of the terminal; below WIDE the table has means without intervals.
     """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    results = read_store(store)
-    groups, facts = gather(results), model_facts(results)
+    opened = store if isinstance(store, Opened) else open_store(store)
+    results, groups, facts = opened.results, opened.groups, opened.facts
     methods = probe_methods(groups)
     found = sections(groups, facts)
     marks = "; ".join(f"{mark} {what}" for mark, what in TERMINAL_MARKS.items())
@@ -51,9 +52,8 @@ def terminal_table(store: Path, width: int = WIDE) -> Table:
     columns = [*methods, ALONE]
     for column in columns:
         table.add_column(titles[column], justify="right", min_width=7, max_width=None if wide else 8)
-    known = read_ceilings(store)
     for section in found:
-        there = ceilings_of(section.question, known)
+        there = ceilings_of(section.question, opened.known)
         off = f" (itself off by {there[0].text})" if there else " (its own error is not measured)"
         truth = f"; truth by {section.question.context.labels}{off}" if predicted(section.question) else ""
         _add(table, section, columns, compact_text if width >= WIDE else short_text, truth)

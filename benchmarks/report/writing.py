@@ -8,7 +8,7 @@ from typing import Any
 
 from .answers import find_answers
 from .ceiling import COLUMNS as CEILING
-from .ceiling import Ceiling, ceiling_columns, ceiling_text, read_ceilings, with_ceilings
+from .ceiling import Ceiling, ceiling_columns, ceiling_text, with_ceilings
 from .compared import COLUMNS, comparison_lines, comparison_markdown, find_comparisons
 from .correlation import CORRELATION, correlation_lines, correlation_markdown, find_panels, write_scatter
 from .curves import find_curves, write_curves
@@ -26,21 +26,20 @@ from .formats import (
     table_lines,
     write,
 )
-from .gather import gather, model_facts
 from .known import COLUMNS as KNOWN
 from .known import find_known, known_lines, known_markdown
+from .opened import Opened, open_store
 from .page import MEDIA, Figures, page
 from .qualitative import grids, write_grids
-from .reading import read_store
 from .table import Section, sections
 
 
-def write_report(store: Path, out: Path) -> list[Path]:
+def write_report(store: Path | Opened, out: Path) -> list[Path]:
     """Writes tables, correlations, figures and one self-contained page about a store.
 
     Args:
         store: folder with `suite.json`, `records/`, `maps/` and `samples/`, as the runner leaves it. How far
-            off a predictor is, is read from the stores beside it, too.
+            off a predictor is, is read from the stores beside it, too. Or what `open_store` made of it.
         out: folder to write into; made if missing, files of the same names are replaced.
 
     Returns:
@@ -51,13 +50,12 @@ def write_report(store: Path, out: Path) -> list[Path]:
     Raises:
         UserError: no store, a corrupt record, suite, maps or samples file, or records of different protocols.
     """
-    results = read_store(store)
-    groups, facts = gather(results), model_facts(results)
-    known = read_ceilings(store)
+    opened = store if isinstance(store, Opened) else open_store(store)
+    results, groups, facts, known = opened.results, opened.groups, opened.facts, opened.known
     found, panels = with_ceilings(sections(groups, facts), known), find_panels(groups, facts)
     answered = blocks(find_answers(groups, facts, panels))
     pairs, skills = find_comparisons(groups, facts), find_known(groups, facts)
-    maps, drawn = grids(store, groups, facts), sheets(store, groups, facts)
+    maps, drawn = grids(results.store, groups, facts), sheets(results.store, groups, facts)
     out.mkdir(parents=True, exist_ok=True)
     title = markdown_text(results.title)
     text = f"# {title}\n\n## In short\n\n{_short(answered)}\n\n## Means\n\n{overview(found)}\n\n"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from benchmarks.metrics import statistics
+from benchmarks.metrics import draws, statistics
 from benchmarks.metrics.statistics import (
     Interval,
     Noise,
@@ -55,7 +55,7 @@ def test_a_seed_is_a_name_and_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch
     values = draw(2, 40)
     first = bootstrap_interval(values, seed=5)
     assert first == bootstrap_interval(values, seed=5) != bootstrap_interval(values, seed=6)
-    monkeypatch.setattr(statistics, "_BLOCK", 40 * 7)
+    monkeypatch.setattr(draws, "BLOCK", 40 * 7)
     assert bootstrap_interval(values, seed=5) == first
 
 

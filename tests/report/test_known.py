@@ -280,5 +280,6 @@ def test_a_measured_model_of_the_paper_gets_its_mark(table_1: Path) -> None:
 def test_the_committed_table_says_what_the_records_say() -> None:
     """Random initialization knows nothing of normals, the supervised network much: by the same rule."""
     found = [one for one in known(RESULTS / "rooms") if one.shown and one.question.intrinsic == "normal"]
+    found = [one for one in found if one.question.context.data == "rooms"]
     assert only(found, model="sd.rooms64-random").mark == "no"
     assert only(found, model=NO_MODEL).mark == "yes"

@@ -12,6 +12,7 @@ from typing import Any
 
 from generators import registry
 from generators.errors import UserError
+from generators.plain import parse_json
 
 from .layout import Counts
 from .worlds import PAPER
@@ -46,7 +47,7 @@ def read_counts(path: Path) -> Counts:
     if not path.exists():
         return {}
     try:
-        models = json.loads(path.read_text(encoding="utf-8"))["models"]
+        models = parse_json(path.read_text(encoding="utf-8"))["models"]
         found = {name: {key: _whole(value) for key, value in told.items()} for name, told in models.items()}
         for told in found.values():
             _ = told["parameters"], told["lora_parameters"]
@@ -60,7 +61,7 @@ def read_counts(path: Path) -> Counts:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or value < 0:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{repr(value)[:100]} is no count")
     return value
 
 

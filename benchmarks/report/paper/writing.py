@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.report.formats import csv_text, markdown_text, write
 from benchmarks.suite import SUITES
 from generators.errors import UserError
+from generators.plain import parse_toml
 
 from .catalog import ARTIFACTS
 from .correlate import CSV as COEFFICIENTS
@@ -76,8 +76,8 @@ def twins_of(artifact: Artifact) -> list[str]:
 def _named(suite: str) -> list[str]:
     path = SUITES / f"{suite}.toml"
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8")).get("twin", [])
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        told = parse_toml(path.read_text(encoding="utf-8")).get("twin", [])
+    except (OSError, ValueError) as error:
         raise UserError(f"suite {path}", f"it cannot be read: {error}", "", "mend the file") from error
     names = [told] if isinstance(told, str) else told
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
