@@ -8,8 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from generators.plain import parse_json
+
+from .record_shape import check_cell, check_shape
 
 PROTOCOL = 1  # raise when the same cell would give another number; say why in results/README.md
 LATER = ("train_data", "train_labels", "test_size")  # what a cell may say since protocol 1 was fixed
@@ -67,8 +71,9 @@ class Cell:
 
     def facts(self) -> dict[str, Any]:
         """Every value, but those of LATER that say nothing: cells made before them keep their hashes."""
-        values = {name: getattr(self, name) for name in _FIELDS} | {"options": dict(self.options)}
-        return {name: value for name, value in values.items() if name not in LATER or value}
+        told = self.__dict__.items()
+        values = {name: value for name, value in told if name != "_hash" and (value or name not in LATER)}
+        return values | {"options": dict(self.options)}
 
     def asked_of(self, split: str) -> tuple[str, str, int]:
         """Data set, label source and pixels a side of a split's pictures."""
@@ -78,18 +83,25 @@ class Cell:
 
     def with_(self, **changes: Any) -> Cell:
         """The cell with some values replaced."""
-        return replace(self, **changes)
+        if not changes.keys() <= _FIELDS:
+            raise TypeError(f"a cell has no {', '.join(sorted(changes.keys() - _FIELDS))}")
+        made = object.__new__(Cell)  # as dataclasses.replace makes it
+        made.__dict__.update(
+            {name: value for name, value in self.__dict__.items() if name != "_hash"} | changes
+        )
+        return made
 
     def __str__(self) -> str:
         return f"{self.model} / {self.intrinsic} / {self.method} / seed {self.seed}"
 
 
-_FIELDS = tuple(field.name for field in fields(Cell))
+_FIELDS = {field.name for field in fields(Cell)}
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, default=dict)
 
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=dict)
+    return _ENCODER.encode(value)
 
 
 @dataclass
@@ -134,13 +146,22 @@ class Record:
         return json.dumps({"hash": self.cell.hash} | facts, indent=1, allow_nan=False)
 
     @staticmethod
-    def from_json(text: str) -> Record:
-        """Inverse of to_json; raises ValueError if the text is no record or its hash is not its cell's."""
+    def from_json(text: str, known: Mapping[str, Cell] | None = None) -> Record:
+        """Inverse of to_json; raises ValueError if the text is no record or its hash is not its cell's.
+
+        Args:
+            known: cells by hash: a record of the same facts takes the cell that is there.
+        """
         try:
-            data = json.loads(text)
+            data = parse_json(text)
+            check_shape(data)
+            check_cell(data["cell"])
             claimed = data.pop("hash")
-            record = Record(**(data | {"cell": Cell(**data["cell"])}))
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+            cell = (known or {}).get(claimed)
+            if cell is None or cell.facts() != data["cell"]:
+                cell = Cell(**data["cell"])
+            record = Record(**(data | {"cell": cell}))
+        except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a record: {error}") from error
         if claimed != record.cell.hash:
             raise ValueError(f"record says hash {claimed}, its cell hashes to {record.cell.hash}")

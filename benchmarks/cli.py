@@ -245,6 +245,7 @@ def run(suite: str, store: str | None, only: str | None, reported: bool, **optio
         sys.exit(stopped.status)
     _summary(loaded, outcome, place)
     if reported:
+        place.pull("maps", "samples")
         _report(place.folder)
     sys.exit(outcome.status)
 
@@ -265,24 +266,29 @@ def _report(place: Path) -> None:
     """Print the table of a store and write its report."""
     from rich.console import Console
 
-    from .report import terminal_table, write_report
+    from .report import open_store, terminal_table, write_report
 
     console = Console()
-    console.print(terminal_table(place, console.width))
-    for path in write_report(place, place / "report"):
+    opened = open_store(place)
+    console.print(terminal_table(opened, console.width))
+    for path in write_report(opened, place / "report"):
         if path.name == "index.html":
             click.echo(f"report: {path}")
 
 
 def _stores(what: str | None) -> list[Path]:
-    """Stores of a suite, a folder, or all below results/."""
+    """Stores of a suite, a folder, a URL, or all below results/."""
     from .plan import RESULTS, default_store
+    from .store import store_at
     from .suite import load_suite
 
     if what is None:
         return sorted(path.parent for path in RESULTS.glob("*/suite.json"))
-    place = Path(what) if Path(what).is_dir() else default_store(load_suite(what))
-    return [place] if (place / "suite.json").is_file() else []
+    named = "://" in what or Path(what).is_dir()
+    place = store_at(what if named else default_store(load_suite(what)))
+    place.pull()
+    place.pull("maps", "samples")
+    return [place.folder] if (place.folder / "suite.json").is_file() else []
 
 
 @main.command()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generators.errors import UserError
+from generators.plain import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +152,7 @@ class Drawing:
         before = self._before()
         differing = [name for name in FIXED if before and before.get(name) != facts[name]]
         if differing:
-            listed = "; ".join(f"{n}: {before.get(n)} there, {facts[n]} asked" for n in differing)
+            listed = "; ".join(f"{n}: {str(before.get(n))[:200]} there, {facts[n]} asked" for n in differing)
             wrong = f"the folder holds another drawing ({FACTS})"
             raise UserError(f"draw into {self.folder}", wrong, listed, "give another folder")
         if before.get("count", 0) > len(self.prompts):
@@ -165,12 +166,12 @@ class Drawing:
         if not path.exists():
             return {}
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(
                 f"read {path}", f"it is no JSON: {error}", "", "delete it, or the folder"
             ) from error
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or type(found.get("count", 0)) is not int:
             raise UserError(f"read {path}", "it describes no drawing", "", "delete it, or the folder")
         return found
 

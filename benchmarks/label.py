@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from generators.errors import UserError
+from generators.plain import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,10 +215,10 @@ def _refused(out: Path, wrong: str, known: str = "") -> UserError:
 
 def _continued(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _refused(path.parent, f"its {SIDECAR} cannot be read: {error}") from error
-    if not isinstance(said, dict) or said.get("made_by") != MADE_BY:
+    if not isinstance(said, dict) or said.get("made_by") != MADE_BY or type(said.get("settings")) is not dict:
         raise _refused(path.parent, f"its {SIDECAR} is not of this command")
     then, now = said["settings"], json.loads(json.dumps(settings))
     differ = [

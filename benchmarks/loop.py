@@ -93,10 +93,11 @@ class Runner:
         """Expected seconds to the finish, worked out once a second."""
         now = time.monotonic()
         if now - self._left[0] > 1 or not (self.queue or self._busy()):
-            cells = [(cell, 0.0) for cell in self.queue.cells() + self.waiting]
+            cells = [(cell, 0.0) for cell in self.waiting]
             cells += [(slot.cell, slot.share) for slot in self.engine.slots if slot.cell]
             work = sum(self.expected.seconds(cell) * (1 - share) for cell, share in cells)
-            self._left = (now, work / max(1, min(len(self.engine.slots), len(cells))))
+            count = len(cells) + len(self.queue)
+            self._left = (now, (work + self.queue.seconds()) / max(1, min(len(self.engine.slots), count)))
         return self._left[1]
 
     def _busy(self) -> list[Slot]:
@@ -122,7 +123,8 @@ class Runner:
         """Give a cell to a worker, unless another runner has it or has just finished it."""
         owner = self.store.claim(cell)
         if owner is None and self.store.stamp(cell) == self.before[cell.hash]:
-            self.store.log(cell).unlink(missing_ok=True)  # of an earlier attempt
+            if not self.lost[cell.hash]:
+                self.store.log(cell).unlink(missing_ok=True)  # of an earlier run
             slot.take(cell)
             self.engine.give(slot, cell)
             self.show.working(slot.number, cell, 0.0, "starting")

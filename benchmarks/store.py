@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from generators.errors import UserError
+from generators.plain import parse_json
 
 from .cell import Cell, Record
 from .claims import Claim, alive, now_text
+from .record_shape import check_claim, check_suite
 
 FOLDERS = ("records", "maps", "samples", "adapters", "logs", "claims", "progress")
 ATTEMPTS = "attempts"  # beside them, while cells are computed
@@ -345,11 +347,10 @@ class Store:
         if not path.exists():
             return None
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = parse_json(path.read_text(encoding="utf-8"))
+            check_suite(found)
         except ValueError as error:
             raise corrupt(path, str(error), "delete it: the next run writes it again") from error
-        if not isinstance(found, dict) or not {"name", "title", "cells"} <= set(found):
-            raise corrupt(path, "it is no suite", "delete it: the next run writes it again")
         return found
 
     # Claims: two runners on one store never compute the same cell at the same time.
@@ -371,7 +372,9 @@ class Store:
     def owner(self, path: Path) -> Claim | None:
         """Who holds a claim file; None if it is gone."""
         try:
-            return Claim(**json.loads(path.read_text(encoding="utf-8")))
+            said = parse_json(path.read_text(encoding="utf-8"))
+            check_claim(said)
+            return Claim(**said)
         except FileNotFoundError:
             return None
         except (TypeError, ValueError) as error:
@@ -456,9 +459,11 @@ def _move(source: Path, target: Path) -> None:
 def _at_work(path: Path, pid: int | None = None) -> bool:
     """Whether a progress file is a living process's (of this machine, or of another: nothing is known)."""
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        host, number = said["host"], int(said["pid"])
+        said = parse_json(path.read_text(encoding="utf-8"))
+        host, number = said["host"], said["pid"]
     except (OSError, ValueError, TypeError, KeyError):
+        return False
+    if type(number) is not int or not 0 < number < 2**31:
         return False
     if pid is not None:
         return host == socket.gethostname() and number == pid

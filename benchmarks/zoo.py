@@ -185,9 +185,16 @@ def _frozen(folder: Path, asked: Asked) -> Path:
     if path.exists():
         return path
     rgb, captions = _stock(folder, asked)
-    vae = AutoencoderKL.from_pretrained(folder / "vae" / "vae").float().to(asked.device).eval()
+    vae = (
+        AutoencoderKL.from_pretrained(folder / "vae" / "vae", use_safetensors=True)
+        .float()
+        .to(asked.device)
+        .eval()
+    )
     tokenizer = CLIPTokenizer.from_pretrained(folder / "text" / "tokenizer")
-    text = CLIPTextModel.from_pretrained(folder / "text" / "text_encoder").float().eval()
+    text = (
+        CLIPTextModel.from_pretrained(folder / "text" / "text_encoder", use_safetensors=True).float().eval()
+    )
     tensors = {
         "latents": encode_latents(vae, rgb, asked.device),
         "texts": embed_prompts(tokenizer, text, captions),
@@ -328,7 +335,7 @@ def _dinov2(folder: Path, asked: Asked, longer: bool = False) -> None:
     if longer:  # from the last stage of the first half, with a schedule of its own
         from transformers import Dinov2Model
 
-        backbone = Dinov2Model.from_pretrained(folder / "dinov2.rooms64" / "s2").float()
+        backbone = Dinov2Model.from_pretrained(folder / "dinov2.rooms64" / "s2", use_safetensors=True).float()
     rgb, budget = _stock(folder, asked)[0], asked.budget(dinov2, "LONGER_" if longer else "")
     stages = dinov2.LONGER if longer else dinov2.STAGES
     dinov2.train_dinov2(backbone, rgb, place, budget, keep, asked.device, stages, asked.until)
@@ -341,7 +348,7 @@ def _last_unet(folder: Path, *adapters: str) -> Any:
     from generators.multi_step import merged
 
     place = folder / "sd.rooms64"
-    unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet").float()
+    unet = UNet2DConditionModel.from_pretrained(place, subfolder="unet", use_safetensors=True).float()
     for adapter in adapters:
         unet = merged(unet, place / adapter)
     return unet
@@ -353,7 +360,9 @@ def _embed(folder: Path, prompts: Sequence[str]) -> Any:
     from generators.zoo.diffusion import embed_prompts
 
     tokenizer = CLIPTokenizer.from_pretrained(folder / "text" / "tokenizer")
-    text = CLIPTextModel.from_pretrained(folder / "text" / "text_encoder").float().eval()
+    text = (
+        CLIPTextModel.from_pretrained(folder / "text" / "text_encoder", use_safetensors=True).float().eval()
+    )
     return embed_prompts(tokenizer, text, prompts)
 
 
@@ -382,7 +391,12 @@ def _editing(folder: Path, asked: Asked) -> None:
     from generators.zoo import editing, velocity
 
     rgb, budget = open_stock(folder / "stock").rgb(), asked.budget(editing)
-    vae = AutoencoderKL.from_pretrained(folder / "vae" / "vae").float().to(asked.device).eval()
+    vae = (
+        AutoencoderKL.from_pretrained(folder / "vae" / "vae", use_safetensors=True)
+        .float()
+        .to(asked.device)
+        .eval()
+    )
     texts = _embed(folder, [*editing.EDITS, ""])
     unet = _last_unet(folder, "unet-velocity")
     network = editing.train_editing(

@@ -17,6 +17,7 @@ from . import hub
 from .base import GeneratorSpec, PixelSpace, Sample
 from .errors import UserError
 from .hub import find_folder, hash_files, local_folder, reading
+from .plain import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -230,7 +231,7 @@ def _stated(spec: GeneratorSpec) -> dict[str, Any]:
 
 def _check_config(spec: GeneratorSpec, folder: Path) -> None:
     """Raise UserError if a folder holds another model than the spec's."""
-    said, stated = json.loads((folder / "config.json").read_text(encoding="utf-8")), _stated(spec)
+    said, stated = parse_json((folder / "config.json").read_text(encoding="utf-8")), _stated(spec)
     wrong = {k: said.get(k) for k in stated if said.get(k) != stated[k]}
     if wrong:
         raise UserError(

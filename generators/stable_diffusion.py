@@ -218,17 +218,18 @@ def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
 
     _quiet()
     place, seed = hub_folder(spec), spec.options.get("random_seed")
-    safe = {"use_safetensors": True}
     with reading(spec, place, ", ".join(_parts(spec))):
         missing = [part for part in _parts(spec) if not (place / part).is_dir()]
         if missing:  # the libraries would take the path for an address on the hub
             raise FileNotFoundError(f"there is no {' and no '.join(missing)} in it")
-        vae = AutoencoderKL.from_pretrained(place, subfolder="vae", **safe).float()
-        text = CLIPTextModel.from_pretrained(place / "text_encoder", **safe).float()
+        vae = AutoencoderKL.from_pretrained(place, subfolder="vae", use_safetensors=True).float()
+        text = CLIPTextModel.from_pretrained(place / "text_encoder", use_safetensors=True).float()
         tokenizer = CLIPTokenizer.from_pretrained(place / "tokenizer")
         schedule = DPMSolverMultistepScheduler.from_pretrained(place, subfolder="scheduler")
         if seed is None:
-            unet = UNet2DConditionModel.from_pretrained(place, subfolder=spec.options["unet"], **safe).float()
+            unet = UNet2DConditionModel.from_pretrained(
+                place, subfolder=spec.options["unet"], use_safetensors=True
+            ).float()
         else:
             config = UNet2DConditionModel.load_config(place, subfolder=spec.options["unet"])
             unet = random_unet({**config, **spec.options.get("config", {})}, seed)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generators.errors import UserError, unknown
+from generators.plain import parse_json
 
 from .adapters import CONFIG, PREFIX
 
@@ -183,22 +184,33 @@ def _rank(module: str, tensors: Mapping[str, Tensor], source: str) -> int:
     return int(down.shape[0])
 
 
+LARGEST = 1e9  # of an alpha
+
+
 def with_settings(lora: Lora, settings: Mapping[str, Any], source: str) -> Lora:
     """An adapter in peft's layout with the scales its adapter_config.json states; raises UserError."""
     asked = f"the adapter in {source}"
     if settings.get("rank_pattern") or settings.get("r") != lora.rank:
         rank = settings.get("rank_pattern") or settings.get("r")
-        raise UserError(asked, f"{CONFIG} says rank {rank}", f"rank of its tensors: {lora.rank}")
+        raise UserError(asked, f"{CONFIG} says rank {str(rank)[:60]}", f"rank of its tensors: {lora.rank}")
     if bool(settings.get("use_dora")) != lora.magnitudes:
-        said = f"{CONFIG} says use_dora = {settings.get('use_dora')}"
+        said = f"{CONFIG} says use_dora = {str(settings.get('use_dora'))[:60]}"
         raise UserError(asked, said, f"magnitudes in its file: {lora.magnitudes}", "copy the folder again")
     common, pattern = settings.get("lora_alpha"), settings.get("alpha_pattern") or {}
-    odd = sorted(set(pattern) - set(lora.modules))
-    if odd or not isinstance(common, int | float):
+    if not isinstance(pattern, dict):
+        raise UserError(
+            asked, f"{CONFIG}: alpha_pattern is no object", "", "export it from where it was made"
+        )
+    odd, scales = sorted(set(pattern) - set(lora.modules)), [common, *pattern.values()]
+    strange = next(([s] for s in scales if type(s) not in (int, float) or not -LARGEST < s < LARGEST), [])
+    if odd or strange:
         wrong = (
-            f"alpha_pattern has {odd[0]!r}, no full name of a layer" if odd else f"lora_alpha = {common!r}"
+            f"alpha_pattern has {odd[0][:100]!r}, no full name of a layer"
+            if odd
+            else f"an alpha of it is {str(strange[0])[:100]}"
         )
         raise UserError(asked, f"{CONFIG}: {wrong}", "", "export it from where it was made")
+    assert common is not None, "it is a number, as checked above"
     alphas = {module: float(pattern.get(module, common)) for module in lora.modules}
     return replace(lora, alphas=alphas, rank_stabilized=bool(settings.get("use_rslora")))
 
@@ -341,15 +353,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load_file(str(path))
     except (OSError, SafetensorError) as error:
-        wrong = f"it cannot be read, or is truncated: {error}"
+        wrong = f"it cannot be read, or is truncated: {str(error)[:200]}"
         raise UserError(f"the adapter in {path}", wrong, "a safetensors file", "copy it again") from error
     return found
 
 
 def file_settings(path: Path) -> dict[str, Any]:
     """What a diffusers file's metadata says of how to apply it, as `settings_of`; empty if nothing."""
-    import json
-
     from safetensors import safe_open
 
     if path.suffix != ".safetensors":
@@ -357,7 +367,7 @@ def file_settings(path: Path) -> dict[str, Any]:
     with safe_open(str(path), framework="pt") as file:
         text = (file.metadata() or {}).get("lora_adapter_metadata")
     try:
-        said = json.loads(text) if text else {}
+        said = parse_json(text) if text else {}
         return {key.removeprefix("unet."): value for key, value in said.items()}
     except (ValueError, AttributeError) as error:
         wrong = f"its metadata cannot be read: {error}"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from generators import registry
 from generators.base import Denoiser, Generator
 from generators.errors import UserError
+from generators.plain import parse_json
 
 from .intrinsics import intrinsic
 
@@ -81,7 +82,10 @@ def read_facts(folder: Path) -> AdapterFacts:
     if not folder.is_dir():
         raise _error(folder, "there is no such folder", "name a folder below the adapters/ of a store")
     facts = _facts(folder, _json(folder, FACTS))
-    intrinsic(facts.intrinsic)
+    try:
+        intrinsic(facts.intrinsic)
+    except UserError as error:
+        raise _error(folder, f"{FACTS}: {error.wrong}: {error.asked[:100]}", known=error.known) from error
     weights = weights_file(folder)
     _opened(folder, weights)
     if weights.name == LORA:
@@ -92,7 +96,7 @@ def read_facts(folder: Path) -> AdapterFacts:
 def _json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object of the folder; raises UserError."""
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        found = parse_json((folder / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         todo = "intrinsic-bench adapter import FILE --model MODEL --out DIR makes such a folder of a file"
         raise _error(folder, f"it has no {name}", todo) from None
@@ -137,7 +141,7 @@ def _opened(folder: Path, path: Path) -> None:
         with safe_open(str(path), framework="pt") as file:
             names = list(file.keys())
     except (OSError, SafetensorError) as error:
-        raise _error(folder, f"{path.name} is truncated or corrupt: {error}") from error
+        raise _error(folder, f"{path.name} is truncated or corrupt: {str(error)[:200]}") from error
     if not names:
         raise _error(folder, f"{path.name} holds no tensor")
 
@@ -306,7 +310,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     said = _json(folder, CONFIG)
     if said.get("peft_type") != "LORA":
-        raise _error(folder, f"{CONFIG} is of the kind {said.get('peft_type')!r}, not 'LORA'")
+        raise _error(folder, f"{CONFIG} is of the kind {str(said.get('peft_type'))[:60]!r}, not 'LORA'")
     defaults = LoraConfig().to_dict()
     for key, value in said.items():
         plain = value == defaults.get(key) or value in (None, False) or value == {} or value == []

@@ -12,6 +12,8 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
+from generators.errors import UserError
+
 FILE = Path(__file__).with_name("prompts.txt")
 PARTS = Path(__file__).with_name("prompts.toml")
 SEED = "intrinsic-bench prompts 1"
@@ -65,7 +67,12 @@ def text() -> str:
 
 def read_prompts(path: Path = FILE) -> list[str]:
     """Prompts of a file, one in each line; lines that start with # and empty ones do not count."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except ValueError as error:
+        raise UserError(
+            f"prompts {path}", f"they are no text in UTF-8: {error}", "", "save it as UTF-8"
+        ) from error
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 

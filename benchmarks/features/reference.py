@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.arrays import read_npz
 from benchmarks.metrics.frechet import FeatureStatistics
 from benchmarks.store import atomic
 from generators.errors import UserError
+from generators.plain import parse_json
 
 from . import describe
 from .protocol import Protocol, declared_protocol
@@ -90,7 +92,7 @@ def _read_own(path: Path) -> FeatureSet:
 
     try:
         with safe_open(path, "numpy") as file:
-            facts = json.loads((file.metadata() or {}).get(KEY, "null"))
+            facts = parse_json((file.metadata() or {}).get(KEY, "null"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (SafetensorError, *_UNREADABLE) as error:
         raise _refused(path, f"it cannot be read: {str(error)[:200]}") from error
@@ -119,8 +121,7 @@ def _read_npz(path: Path, declared: Mapping[str, str]) -> FeatureSet:
     if protocol.resize not in FILTERS:
         raise UserError(asked, f"there is no filter {protocol.resize!r}", ", ".join(FILTERS), "name one")
     try:
-        with path.open("rb") as file:
-            stored = dict(np.load(file, allow_pickle=False))
+        stored = read_npz(path)
         mean, covariance = stored.get("mu"), stored.get("sigma")
     except ValueError as error:
         if "allow_pickle" in str(error):
@@ -131,5 +132,5 @@ def _read_npz(path: Path, declared: Mapping[str, str]) -> FeatureSet:
         wrong = f"it cannot be read: {type(error).__name__}: {str(error)[:200]}"
         raise _refused(path, wrong, "fetch it again") from error
     if mean is None or covariance is None:
-        raise _refused(path, f"it holds {', '.join(sorted(stored)) or 'nothing'}", "give mu and sigma")
+        raise _refused(path, f"it holds {', '.join(sorted(stored))[:200] or 'nothing'}", "give mu and sigma")
     return FeatureSet(_statistics(path, count, mean, covariance), None, "", protocol)

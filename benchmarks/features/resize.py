@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.pictures import decoding
 from generators.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,11 +29,9 @@ ORIENTATION, TURNED = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that ex
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    from PIL import Image
-
     try:
         yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"picture {path}",
             f"it cannot be read: {error}",
@@ -43,17 +42,15 @@ def _decoding(path: Path) -> Iterator[None]:
 
 def opened(data: bytes, path: Path) -> Image:
     """A picture in RGB, upright by its EXIF, decoded to the end; raises UserError naming the file."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with _decoding(path), Image.open(io.BytesIO(data)) as found:
+    with _decoding(path), decoding(io.BytesIO(data)) as found:
         return ImageOps.exif_transpose(found).convert("RGB")
 
 
 def size_of(path: Path) -> tuple[int, int]:
     """Height and width of a picture, upright, from its header; raises UserError naming the file."""
-    from PIL import Image
-
-    with _decoding(path), Image.open(path) as found:
+    with _decoding(path), decoding(path) as found:
         turned = found.getexif().get(ORIENTATION) in TURNED
         return found.size if turned else (found.height, found.width)
 

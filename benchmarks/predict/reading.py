@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.pictures import formats
 from generators.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _decode(data: bytes, background: tuple[int, int, int]) -> tuple[NDArray[Any]
     from PIL import Image
 
     notes: list[str] = []
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
         if getattr(image, "n_frames", 1) > 1:
             notes.append("the first of several frames")
         deep = _sixteen_bit(data, image)
@@ -155,7 +156,7 @@ def _reopened(data: bytes, raw: str) -> NDArray[np.uint8]:
     """The bytes of a PNG as an unpacker of Pillow's takes them."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=formats()) as image:
         image.tile = [image.tile[0]._replace(args=raw)]
         image.load()
         return np.array(image)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.pictures import decoding
 from generators.errors import UserError
 
 from .writing import png8, save
@@ -64,9 +64,9 @@ def _thumb(path: Path) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as opened:
+        with decoding(path) as opened:
             found = opened.convert("RGB")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
             f"sheet {path}", f"it cannot be read: {error}", "", "run again with --overwrite"
         ) from error

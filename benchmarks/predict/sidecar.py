@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from generators.errors import UserError
+from generators.plain import parse_json
 
 from .inputs import Source
 from .reading import digest
@@ -28,19 +29,23 @@ def is_finished(path: Path, source: Source, settings: Mapping[str, Any]) -> bool
     sidecar is not one of ours.
     """
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
     except (OSError, ValueError) as error:
         raise _refused(path, f"what is there cannot be read: {error}", "") from error
-    if not isinstance(said, dict) or said.get("made_by") != MADE_BY:
+    parts = (
+        [said.get(name, {}) for name in ("settings", "source", "outputs")] if isinstance(said, dict) else [0]
+    )
+    if not all(isinstance(part, dict) for part in parts) or said.get("made_by") != MADE_BY:
         raise _refused(path, "a file of this name is there, and no sidecar of ours", "")
     differences = _differences(said.get("settings", {}), settings)
     if not _same_picture(said.get("source", {}), source):
         differences.append(f"picture: {said.get('source', {}).get('path')} then, {source.path} (changed) now")
     if differences:
-        raise _refused(path, "the maps there were made otherwise", "; ".join(differences))
-    return all((path.parent / name).is_file() for name in said.get("outputs", {}).values())
+        raise _refused(path, "the maps there were made otherwise", "; ".join(differences)[:2000])
+    names = said.get("outputs", {}).values()
+    return all(isinstance(n, str) and len(n) < 256 and (path.parent / n).is_file() for n in names)
 
 
 def _refused(path: Path, wrong: str, known: str) -> UserError:
@@ -77,8 +82,8 @@ def write_sidecar(path: Path, facts: Mapping[str, Any]) -> None:
 def forget(path: Path) -> None:
     """Remove a sidecar, and the files it names: with other formats asked for they would be left behind."""
     try:
-        outputs = json.loads(path.read_text(encoding="utf-8"))["outputs"].values()
-        names = [name for name in outputs if Path(name).name == name]
+        outputs = parse_json(path.read_text(encoding="utf-8"))["outputs"].values()
+        names = [name for name in outputs if Path(name).name == name and len(name) < 256]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         names = []  # nothing there, or not ours: then it is just replaced
     path.unlink(missing_ok=True)

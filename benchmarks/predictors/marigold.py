@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generators.errors import UserError
+from generators.plain import parse_json
 
 from .base import Predict, PredictorSpec, reading, required_folder
 from .registry import describe_predictor
@@ -51,9 +52,7 @@ def read_pipeline(spec: PredictorSpec, folder: Path, kind: str) -> Any:
 
 
 def _check_kind(spec: PredictorSpec, folder: Path, kind: str) -> None:
-    import json
-
-    said = json.loads((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
+    said = parse_json((folder / "model_index.json").read_text(encoding="utf-8")).get("_class_name")
     if said != kind:
         raise UserError(
             f"predictor {spec.name!r}",

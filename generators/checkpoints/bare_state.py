@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..plain import parse_json
 from .network_file import ModuleFacts, NetworkFile
 from .records import Malformed, brief
 
@@ -57,7 +58,7 @@ def read_state(path: Path) -> NetworkFile:
             described = _described(file.metadata() or {})
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise Malformed(f"its header does not fit its data ({error})") from None
+        raise Malformed(f"its header does not fit its data ({str(error)[:200]})") from None
     return NetworkFile("safetensors", state=state, **described)
 
 
@@ -70,7 +71,7 @@ def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
             "write it with generators.checkpoints.write_state",
         )
     try:
-        found = json.loads(metadata[METADATA_KEY])
+        found = parse_json(metadata[METADATA_KEY])
         return {
             "class_name": str(found["class"]),
             "init_kwargs": dict(found["init_kwargs"]),

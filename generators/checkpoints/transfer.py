@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from ..errors import UserError
+from ..plain import parse_json
 
 CACHE_VARIABLE = "INTRINSIC_BENCH_CACHE"  # as in benchmarks.cache, which this layer may not import
 CHUNK = 1 << 20
@@ -59,7 +60,7 @@ def beside(path: Path) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -199,6 +200,12 @@ class Part:
         """How many bytes of the file at this address are there, and its facts; 0 if it must start anew."""
         facts = read_json(self.about)
         size, total = self.size(), facts.get("total")
+        if (
+            "total" not in facts
+            or type(total) not in (int, type(None))
+            or not isinstance(facts.get("validator"), str | None)
+        ):
+            return 0, facts  # damaged: it starts anew
         fits = facts.get("url") == url and facts.get("validator") and (total is None or size <= total)
         return (size if fits else 0), facts
 

@@ -96,7 +96,7 @@ def _parse(text: str) -> Owner:
     try:
         fields = json.loads(text)
         return Owner(str(fields["host"]), int(fields["pid"]), str(fields["start"]), float(fields["since"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return Unreadable("", 0, "", 0.0)
 
 

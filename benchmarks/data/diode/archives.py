@@ -315,17 +315,22 @@ def _unpack(archive: Archive, path: Path, root: Path, only: str, progress: Progr
     """How many files of an archive are on the disk; each appears under its name only when it is whole."""
     count, others, size = 0, 0, path.stat().st_size
     say(f"unpacking {path.name} into {root / archive.partition}")
-    with path.open("rb") as packed, tarfile.open(fileobj=packed, mode="r|gz") as tar:
-        for member in tar:
-            progress(packed.tell(), size)
-            inside = _inside(archive, member, root)
-            if inside is None:
-                others += member.isfile()
-            elif not only or fnmatchcase(inside, only):
-                content = tar.extractfile(member)
-                if content is not None:
-                    _write(content, root / archive.partition / inside, member.size)
-                    count += 1
+    try:
+        with path.open("rb") as packed, tarfile.open(fileobj=packed, mode="r|gz") as tar:
+            for member in tar:
+                progress(packed.tell(), size)
+                inside = _inside(archive, member, root)
+                if inside is None:
+                    others += member.isfile()
+                elif not only or fnmatchcase(inside, only):
+                    content = tar.extractfile(member)
+                    if content is not None:
+                        _write(content, root / archive.partition / inside, member.size)
+                        count += 1
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        wrong = f"{path} cannot be unpacked: {type(error).__name__}: {error}"
+        known = "what was unpacked so far is whole"
+        raise UserError(f"fetch {archive.name}", wrong, known, "give another copy of the file") from error
     if others:
         say(f"{others} files of other kinds were left out")
     if not count:

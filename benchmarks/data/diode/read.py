@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.arrays import read_npy
+from benchmarks.pictures import decoding
 from generators.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,12 +22,10 @@ AGAIN = "delete the file, then unpack it again: intrinsic-bench fetch --list"
 
 def read_picture(path: Path) -> Image:
     """The RGB picture; raises UserError if it cannot be read to its end, or is no picture of 4:3."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as opened:
+        with decoding(path) as opened:
             found = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if found.width * HEIGHT != found.height * WIDTH:
         raise UserError(f"picture {path}", f"it is {found.width}x{found.height}", f"{WIDTH}x{HEIGHT}", AGAIN)
@@ -61,7 +61,8 @@ def read_normals(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         UserError: a file that cannot be read or has another shape, no normal, or vectors that are none.
     """
     normals = _array(path, 3)
-    length = np.linalg.norm(normals, axis=-1)
+    with np.errstate(over="ignore", invalid="ignore"):  # damage may be as large as it likes: it is invalid
+        length = np.linalg.norm(normals, axis=-1)
     valid = np.isfinite(length) & (length > 1e-6)
     if not valid.any():
         raise UserError(
@@ -80,10 +81,8 @@ def read_normals(path: Path) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
 def _array(path: Path, channels: int) -> NDArray[Any]:
     """(h w), or (h w 3), of a .npy file that may hold (h w 1)."""
     try:
-        found = np.load(path, allow_pickle=False)
-        if not isinstance(found, np.ndarray):
-            raise ValueError("it is an archive, not one array")
-    except (OSError, ValueError, EOFError) as error:
+        found = read_npy(path)
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     if channels == 1 and found.ndim == 3 and found.shape[2] == 1:
         found = found[..., 0]

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.store import atomic
 from generators.checkpoints.transfer import CACHE_VARIABLE, read_json
 from generators.errors import UserError
+from generators.plain import parse_json
 
 VARIABLE = "INTRINSIC_BENCH_DATA"
 META = "diode_meta.json"
@@ -171,7 +172,7 @@ def _folder(folder: Path, known: Any) -> list[Any]:
 def read_meta(path: Path) -> dict[str, Any]:
     """diode_meta.json, {partition: {place: {scene: {scan: [stem]}}}}; raises UserError if it is none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         if not _official(found):
             raise ValueError("it lists no validation picture")
     except (ValueError, AttributeError, TypeError, KeyError) as error:

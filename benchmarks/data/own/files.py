@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.arrays import read_npy
 from generators.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,8 +54,8 @@ def read_one_channel(path: Path) -> NDArray[Any]:
 
 def _read_npy(path: Path) -> NDArray[Any]:
     try:
-        found: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = read_npy(path)
+    except (OSError, ValueError) as error:
         raise _broken(path, error) from error
     return found
 

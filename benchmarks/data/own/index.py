@@ -20,12 +20,14 @@ from typing import Any
 from benchmarks.store import atomic
 from generators.checkpoints.download import weights_folder
 from generators.errors import UserError
+from generators.plain import parse_json
 
 from .settings import FILE, SPLIT, STEM, Settings, read_settings
 
 VARIABLE = "INTRINSIC_BENCH_DATA"
 VERSION = "own-1"  # raise it whenever the same files may give other pixels
 LARGE = 1 << 30  # bytes from which on hashing is announced
+LONGEST_STEM = 1000  # characters of a line in a list
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,10 @@ def _listed(folder: Path, name: str, stamps: Mapping[str, Any]) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         wrong = f"the list cannot be read: {error}"
         raise UserError(f"read {folder / name}", wrong, "a stem in each line") from error
+    long = next((line for line in lines if len(line) > LONGEST_STEM), None)
+    if long is not None:
+        wrong = f"a line of it has {len(long):,} characters"
+        raise UserError(f"read {folder / name}", wrong, "a stem in each line")
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
 
@@ -255,11 +261,20 @@ def _memo(folder: Path) -> Path:
 
 def _remembered(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads(_memo(folder).read_text(encoding="utf-8"))
+        found = parse_json(_memo(folder).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # not there yet, or torn: it is only a memory
         found = {}
-    whole = isinstance(found, dict) and found.get("version") == VERSION
+    whole = isinstance(found, dict) and found.get("version") == VERSION and _is_memory(found)
     return found if whole else {"version": VERSION, "files": {}, "checked": {}}
+
+
+def _is_memory(found: Mapping[str, Any]) -> bool:
+    """Whether names have size, time and hash, and fingerprints what the checks noted."""
+    files, checks = found.get("files"), found.get("checked")
+    if not isinstance(files, dict) or not isinstance(checks, dict):
+        return False
+    hashed = all(isinstance(f, list) and len(f) == 3 and isinstance(f[2], str) for f in files.values())
+    return hashed and all(isinstance(notes, list) for notes in checks.values())
 
 
 def _remember(folder: Path, memory: Mapping[str, Any]) -> None:

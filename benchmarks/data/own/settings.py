@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from generators.errors import UserError, unknown
+from generators.plain import parse_toml
 
 from .conventions import ENCODINGS, INVALID, KINDS, OURS, SPACES, UNITS, VALID, choices, parse_axes
 
@@ -99,8 +99,8 @@ def read_settings(folder: Path) -> Settings:
         todo = f"intrinsic-bench data init {folder}"
         raise UserError(f"read {path}", f"it cannot be read: {error}", "", todo) from error
     try:
-        said = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        said = parse_toml(text)
+    except ValueError as error:
         raise UserError(f"read {path}", f"it is no TOML: {error}", "", "mend the line") from error
     return _settings(said, path)
 
@@ -154,7 +154,7 @@ class _Said:
     def number(self, name: str, fits: Callable[[float], bool], range_: str) -> float | None:
         """A number within a range, or None."""
         value = self.get(name, (int, float), None)
-        if value is not None and not fits(value):
+        if value is not None and not (abs(value) < 1e300 and fits(value)):
             raise self.wrong(f"{name} = {value!r}", f"it has to be {range_}")
         return None if value is None else float(value)
 
@@ -259,7 +259,7 @@ def _splits(tables: Mapping[str, _Said], top: _Said) -> tuple[str, dict[str, Any
     found = {name: said.get(name, kinds, None) for name in SPLITS if name in said.values}
     if not found:
         raise said.wrong("it names no split", f"{', '.join(SPLITS)}; {BY[by]}")
-    if by == "fractions" and (min(found.values()) <= 0 or sum(found.values()) > 1 + 1e-9):
+    if by == "fractions" and not (all(s > 0 for s in found.values()) and sum(found.values()) <= 1 + 1e-9):
         raise said.wrong(f"shares {found}", "each above 0, together at most 1")
     if len(set(found.values())) < len(found) and by != "fractions":
         raise said.wrong(f"two splits are the same: {found}", "train, validation and test share no picture")

@@ -1,0 +1,27 @@
+"""JSON and TOML as plain values; whatever is wrong with a text is a ValueError, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from typing import Any, NoReturn
+
+
+def _not_finite(word: str) -> NoReturn:
+    raise ValueError(f"it holds {word}, which is no number of JSON")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text; raises ValueError, also where Python's own reader takes NaN or recurses."""
+    try:
+        return json.loads(text, parse_constant=_not_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The table of a TOML text; raises ValueError (tomllib.TOMLDecodeError is one)."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
