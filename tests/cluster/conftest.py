@@ -6,6 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,13 +49,17 @@ def cluster(folder_of_ray: str) -> Iterator:
     from ray.cluster_utils import Cluster
 
     made = Cluster(shutdown_at_exit=False)
-    made.add_node(
-        num_cpus=1,
-        object_store_memory=OBJECTS,
-        include_dashboard=False,
-        temp_dir=folder_of_ray,
-        _system_config=HEALTH,
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        # Where the head's address is noted: not where a user's own Ray has it.
+        patch.setenv("RAY_TMPDIR", folder_of_ray)
+        Path(folder_of_ray, "ray").mkdir(exist_ok=True)
+        made.add_node(
+            num_cpus=1,
+            object_store_memory=OBJECTS,
+            include_dashboard=False,
+            temp_dir=folder_of_ray,
+            _system_config=HEALTH,
+        )
     try:
         yield made
     finally:

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("generators", "probes", "benchmarks")
 RUNTIME = [
     *("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pandas"),
-    *("scipy", "seaborn", "click", "rich", "huggingface-hub", "ninja", "pillow", "pyyaml"),
+    *("scipy", "seaborn", "click", "rich", "huggingface-hub", "fsspec", "ninja", "pillow"),
+    *("pyyaml", "packaging"),
 ]
 
 
