@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import os
 import math
 from bisect import insort
 from collections import defaultdict, deque
@@ -164,7 +165,7 @@ def _own(store: Store, learned: Estimates, cells: Known) -> dict[str, str]:
     """
     found, models = {}, _models()
     for path in record_files(store.records):
-        name = Path(path).stem
+        name = os.path.basename(path).removesuffix(".json")
         cell = cells.get(name)
         try:
             seen = glance(path, cell.facts() if cell else None)

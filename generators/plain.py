@@ -11,10 +11,15 @@ def _not_finite(word: str) -> NoReturn:
     raise ValueError(f"it holds {word}, which is no number of JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_not_finite)  # json.loads would make one for every text
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON text; raises ValueError, also where Python's own reader takes NaN or recurses."""
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))
     try:
-        return json.loads(text, parse_constant=_not_finite)
+        return _DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
