@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 import json
-import os
 import math
+import os
 from bisect import insort
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence

@@ -415,10 +415,11 @@ class RemoteStore(Store):
         self._listing = (-_FRESH, {})
         return won
 
-    def _copy(self, source: Path, target: Path) -> None:
-        super()._copy(source, target)
-        if target.exists():
+    def _copy(self, source: Path, target: Path) -> bool:
+        copied = super()._copy(source, target)
+        if copied:
             self.place.upload(target, target.relative_to(self.folder).as_posix())
+        return copied
 
     def beat(self, cell: Cell, share: float, phase: str, since: str) -> None:
         """Say how far a cell is; that this cannot be written is said where a record cannot."""

@@ -225,21 +225,23 @@ class Store:
                 continue  # a broken record is its own store's business
             if record is None or record.status != "done":
                 continue
-            for kept in (record.maps, record.samples, record.adapter):
-                if kept is not None:
-                    self._copy(other.folder / kept, self.folder / kept)
+            for name in ("maps", "samples", "adapter", "log"):
+                kept = getattr(record, name)
+                if kept is not None and not self._copy(other.folder / kept, self.folder / kept):
+                    setattr(record, name, None)
             self.write(record)
             return other
         return None
 
-    def _copy(self, source: Path, target: Path) -> None:
-        """A file or a folder; what a store was told not to keep (adapters, in git) cannot be copied."""
+    def _copy(self, source: Path, target: Path) -> bool:
+        """A file or a folder; False if it is not there: a store in git is without its adapters, as told."""
         if source.is_dir():
             with atomic_folder(target) as folder:
                 shutil.copytree(source, folder, dirs_exist_ok=True)
         elif source.is_file():
             with atomic(target) as file:
                 file.write(source.read_bytes())
+        return target.exists()
 
     def all(self) -> list[Record]:
         """Every record, in the order of the hashes."""

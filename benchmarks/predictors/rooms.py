@@ -27,6 +27,7 @@ OBJECTS = NETWORK.with_name("objects.safetensors")  # the same network, trained 
 WIDTHS = (40, 80, 128)
 FEATURES = WIDTHS[-1]
 DEPTH_SCALE = 10.0  # meters the depth output is measured in
+NEAREST = 1e-3  # meters; pictures unlike any render can make the network see what is behind the camera
 OUTPUTS = {"normal": slice(0, 3), "depth": slice(3, 4), "albedo": slice(4, 7), "shading": slice(7, 10)}
 
 
@@ -163,7 +164,7 @@ def maps_of(outputs: Tensor, intrinsic: str) -> Tensor:
     maps = outputs[:, OUTPUTS[intrinsic]]
     if intrinsic == "normal":
         return unit(maps)
-    return maps * DEPTH_SCALE if intrinsic == "depth" else maps
+    return (maps * DEPTH_SCALE).clamp_min(NEAREST) if intrinsic == "depth" else maps
 
 
 class SupervisedProbe:

@@ -1,5 +1,6 @@
 """Cells that train on other pictures, labels or sizes than they are tested on; masks; relative depth."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from benchmarks.cache import Cache
 from benchmarks.cell import Cell
 from benchmarks.execute import Clock, execute, make_task
 from benchmarks.metrics.maps import score
+from benchmarks.report import write_report
 from benchmarks.runner import run_suite
 from benchmarks.session import Session
 from benchmarks.store import Store
@@ -175,6 +177,21 @@ def test_a_cell_of_another_suite_is_taken_over_whole(tmp_path: Path) -> None:
     fourth = Store(tmp_path / "four")
     fourth.prepare()
     assert fourth.adopt(own) is not None  # the whole one is found beside the broken one
+
+
+def test_what_a_store_has_not_kept_is_not_named_by_who_takes_it_over(tmp_path: Path) -> None:
+    """A report looks for what records name."""
+    own = make_cell("none", "normal", "constant", **SMALL)
+    run_suite(Suite("one", "One", "?", (own,)), tmp_path / "one")
+    for name in ("maps", "logs"):
+        shutil.rmtree(tmp_path / "one" / name)
+    run_suite(Suite("two", "Two", "?", (own,)), tmp_path / "two", share=True)
+    taken, before = (Store(tmp_path / name).read(own) for name in ("two", "one"))
+    assert taken is not None and before is not None
+    assert before.maps and before.log and (taken.maps, taken.log) == (None, None)
+    assert taken.adapter and (tmp_path / "two" / taken.adapter).is_dir()
+    assert taken.outcome() == before.outcome()
+    assert write_report(tmp_path / "two", tmp_path / "two" / "report")
 
 
 def test_a_run_refuses_what_is_missing_before_it_computes(tmp_path: Path) -> None:

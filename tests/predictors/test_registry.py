@@ -7,11 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks.methods import network_hash
 from benchmarks.predictors import registry
 from benchmarks.predictors.base import ABSENT, PredictorSpec, fitted_size, lacking
 from benchmarks.predictors.registry import BUILTIN, PREDICTORS, describe_predictor, identity, need
+from benchmarks.predictors.rooms import DEPTH_SCALE, NEAREST, maps_of
 from generators.errors import UserError
 from generators.sources import SOURCES
 from probes.intrinsics import INTRINSICS
@@ -158,3 +160,11 @@ def test_plugins_are_found_and_broken_ones_named() -> None:
     with pytest.raises(UserError, match="no module named gizmo"):
         describe_predictor("broken")
     assert len(identity("mine")) == 12 and need("mine") is None
+
+
+def test_what_the_rooms_network_sees_is_never_behind_the_camera() -> None:
+    """Pictures unlike any render, as untrained models draw them, gave depths of zero and less."""
+    outputs = torch.linspace(-1, 1, 10 * 4).view(1, 10, 2, 2)
+    assert maps_of(outputs, "depth").min() == NEAREST
+    outputs = outputs.abs() + 0.1
+    assert torch.equal(maps_of(outputs, "depth"), outputs[:, 3:4] * DEPTH_SCALE)
