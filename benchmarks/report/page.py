@@ -346,7 +346,15 @@ def _failures(results: Results) -> str:
     lines += _rest(len(absent), "not measured")
     if results.strangers:
         lines.append(f"<li>{len(results.strangers)} records of cells not in the suite are left out.</li>")
-    text, count = "".join(lines), len(results.failed) + len(absent) + bool(results.strangers)
+    if results.unmapped:
+        told = (
+            "The maps of {} cells are not in this store, which was passed on without them: no sheet has them."
+        )
+        lines.append(f"<li>{told.format(results.unmapped)}</li>")
+    text, count = (
+        "".join(lines),
+        len(results.failed) + len(absent) + bool(results.strangers) + bool(results.unmapped),
+    )
     if count > FAILURES:
         summary = f"<summary>{count} lines</summary>"
         return f"<details>{summary}<ul class=failures>{text}</ul></details>"

@@ -32,6 +32,7 @@ class Results:
         impossible: cell hash -> why this cell cannot be probed.
         records: cell hash -> record, of planned cells only.
         strangers: hashes of records that belong to no planned cell; they are counted, not shown.
+        unmapped: number of records whose maps are not in the store: it was passed on without them.
     """
 
     store: Path
@@ -42,6 +43,7 @@ class Results:
     impossible: dict[str, str]
     records: dict[str, Record]
     strangers: tuple[str, ...]
+    unmapped: int = 0
 
     @cached_property
     def done(self) -> list[Record]:
@@ -86,11 +88,22 @@ def read_store(store: Path) -> Results:
         impossible={cell.hash: why for cell, why in entries if why},
         records={h: r for h, r in records.items() if h in known},
         strangers=tuple(h for h in records if h not in known),
+        unmapped=_leave_out_maps(store, records),
     )
 
 
+def _leave_out_maps(store: Path, records: Mapping[str, Record]) -> int:
+    """Take the maps that are not there, as of a store from git, from their records; how many."""
+    folder = store / "maps"
+    here = {f"maps/{name}" for name in os.listdir(folder)} if folder.is_dir() else set()
+    without = [record for record in records.values() if record.maps and record.maps not in here]
+    for record in without:
+        record.maps = None
+    return len(without)
+
+
 def _read_records(store: Path, planned: Mapping[str, Cell]) -> dict[str, Record]:
-    found, maps = {}, (store / "maps").is_dir()
+    found = {}
     for path in record_files(store / "records"):
         try:
             with open(path, encoding="utf-8") as file:
@@ -101,8 +114,6 @@ def _read_records(store: Path, planned: Mapping[str, Cell]) -> dict[str, Record]
         if record.cell.hash != os.path.basename(path).removesuffix(".json"):
             known = f"its content belongs to the cell {record.cell.hash}"
             raise UserError(f"the record {path}", "its name is not the hash of its cell", known, RERUN)
-        if not maps:  # passed on without its maps: there are no sheets of them
-            record.maps = None
         found[record.cell.hash] = record
     return found
 

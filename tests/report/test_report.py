@@ -347,9 +347,15 @@ def test_a_store_may_come_without_its_maps(store: Path, tmp_path: Path) -> None:
     write_report(copy, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "table.md" in names and not any(name.startswith("qualitative") for name in names)
+    (copy / "maps").mkdir()  # as a run that goes on in it does
+    one = next((store / "maps").iterdir())
+    shutil.copy(one, copy / "maps" / one.name)
+    write_report(copy, tmp_path / "out")
+    left = len(list((store / "maps").iterdir())) - 1
+    assert f"The maps of {left} cells are not in this store" in (tmp_path / "out/index.html").read_text()
 
 
-def test_missing_or_broken_maps_are_named(tmp_path: Path) -> None:
+def test_broken_maps_are_named(tmp_path: Path) -> None:
     store = small_store(tmp_path / "s", [cell("sd.rooms64-s5", "normal", "lora")], maps=True)
     path = next((store / "maps").iterdir())
     path.write_bytes(path.read_bytes()[:300])
