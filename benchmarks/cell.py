@@ -164,7 +164,7 @@ class Record:
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a record: {error}") from error
         if claimed != record.cell.hash:
-            raise ValueError(f"record says hash {claimed}, its cell hashes to {record.cell.hash}")
+            raise ValueError(f"record says hash {str(claimed)[:40]}, its cell hashes to {record.cell.hash}")
         return record
 
     def outcome(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ CELL |= dict.fromkeys(("size", "train", "validation", "test", "seed", "protocol"
 CELL |= {"options": dict}
 NEEDED = {"model", "weights", "intrinsic", "method", "options", "data", "world"}
 NEEDED |= {"size", "train", "validation", "test"}
+COUNTED = ("steps", "batch", "samples", "sampler_steps")  # options that durations are reckoned from
 BESIDE = ("hash", "impossible")  # what a suite says of a cell, too
 
 
@@ -28,6 +29,10 @@ def check_cell(facts: Any) -> None:
     for name, value in facts.items():
         if type(value) is not CELL[name]:
             raise ValueError(f"{name} of a cell is {_brief(value)}, no {CELL[name].__name__}")
+    for name in COUNTED:
+        value = facts["options"].get(name)
+        if value is not None and not _is_number(value):
+            raise ValueError(f"option {name} of a cell is {_brief(value)}, no number")
 
 
 def check_suite(found: Any) -> None:

@@ -83,9 +83,10 @@ def forget(path: Path) -> None:
     """Remove a sidecar, and the files it names: with other formats asked for they would be left behind."""
     try:
         outputs = parse_json(path.read_text(encoding="utf-8"))["outputs"].values()
-        names = [name for name in outputs if Path(name).name == name and len(name) < 256]
+        names = [name for name in outputs if Path(name).name == name and len(name) < 256 and "\0" not in name]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         names = []  # nothing there, or not ours: then it is just replaced
     path.unlink(missing_ok=True)
     for name in names:
-        (path.parent / name).unlink(missing_ok=True)
+        if (path.parent / name).is_file():  # and no folder, as ".." is
+            (path.parent / name).unlink()

@@ -162,7 +162,7 @@ def _planned(entry: dict[str, Any]) -> tuple[Cell, str]:
     extra = ("hash", "impossible")
     cell = Cell(**{key: value for key, value in entry.items() if key not in extra})
     if entry.get("hash", cell.hash) != cell.hash:
-        raise ValueError(f"a cell says hash {entry['hash']} and hashes to {cell.hash}")
+        raise ValueError(f"a cell says hash {str(entry['hash'])[:40]} and hashes to {cell.hash}")
     return cell, str(entry.get("impossible") or "")
 
 
