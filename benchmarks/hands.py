@@ -47,7 +47,6 @@ class Hand(Slot):
 
     def give(self, cell: Cell) -> None:
         """Start a cell."""
-        self.take(cell)
         if self.process is None:
             self._start()
         try:

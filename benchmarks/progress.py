@@ -36,7 +36,7 @@ class Display(Protocol):
         ...
 
 
-def _first(reason: str) -> str:
+def first_line(reason: str) -> str:
     """One line of a reason: of the four parts, what is wrong."""
     lines = reason.splitlines()
     wrong = [line.partition(":")[2].strip() for line in lines if line.startswith("wrong:")]
@@ -76,7 +76,7 @@ class Lines(Silent):
     def finished(self, worker: int, cell: Cell, seconds: float, reason: str = "") -> None:
         """One line: count, outcome, cell, seconds, time to the finish."""
         self.count += 1
-        outcome = f"failed  {cell}: {_first(reason)}" if reason else f"done    {cell}  {seconds:.1f} s"
+        outcome = f"failed  {cell}: {first_line(reason)}" if reason else f"done    {cell}  {seconds:.1f} s"
         width = len(str(self.total))
         self.say(f"[{self.count:{width}}/{self.total}] {outcome}  ({duration(self.left())} to finish)")
 
@@ -129,7 +129,7 @@ class Bars:
         """Count the cell; say why if it failed."""
         self.count, self.failed = self.count + 1, self.failed + bool(reason)
         if reason:
-            self.say(f"failed: {cell}: {_first(reason)}")
+            self.say(f"failed: {cell}: {first_line(reason)}")
         note = "failed" if reason else f"done in {seconds:.1f} s"
         self.progress.update(self._bar(worker), completed=1.0, note=note)
         self._overall()

@@ -22,6 +22,7 @@ from generators.errors import UserError
 from .at_work import Leftover, Work, closed, leftovers, listed, read_json, works_of
 from .cell import NO_MODEL, Cell
 from .plan import Estimates
+from .progress import first_line
 from .store import Store, seconds
 
 ALL_DONE, SOME_FAILED, AT_WORK, NOBODY = 0, 3, 4, 5  # exit statuses
@@ -308,9 +309,3 @@ def _read_whole(path: Path, name: str) -> tuple[str, str] | None:
         return None
     known = record.status in ("done", "failed")
     return (record.status, "") if known else ("corrupt", f"its status is {record.status!r}")
-
-
-def first_line(reason: str) -> str:
-    """One line of a reason: of the four parts, what is wrong."""
-    lines = reason.splitlines() or [""]
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("wrong:")), lines[0])

@@ -31,6 +31,7 @@ from .cell import Cell, Record
 from .claims import now_text
 from .engine import Message
 from .store import Store, StoreError, storage_error, store_at
+from .trackers import begin
 
 THREADS = {
     name: "1"
@@ -191,7 +192,7 @@ def compute(cell: Cell, store: Store, settings: Settings, tell: Callable[[Messag
     with store.attempt(cell) as own, store.beating(cell), logging_to(store.log(cell)):
         print(f"{cell} ({cell.hash}), process {os.getpid()} on {socket.gethostname()}, {beat.since}")
         beat(0.0, "starting")
-        with _tracked(cell, store, settings.track):
+        with begin(cell, store, settings.track):
             record = find(settings.execute)(cell, own, beat, settings.device)
         check(record, cell)
         record.seconds.setdefault("total", round(time.perf_counter() - start, 3))
@@ -201,18 +202,6 @@ def compute(cell: Cell, store: Store, settings: Settings, tell: Callable[[Messag
         if not store.publish(own, record, before):
             print("another was faster: its record stays")
     return record
-
-
-@contextmanager
-def _tracked(cell: Cell, store: Store, track: str) -> Iterator[None]:
-    """A tracker at work while a cell is computed, if one is asked for."""
-    if not track:
-        yield
-        return
-    from .trackers import begin
-
-    with begin(cell, store, track):
-        yield
 
 
 def failure(error: Exception, cell: Cell, device: str) -> Message:

@@ -1,6 +1,7 @@
 """What a cluster is not asked for, and what is said instead; no cluster is needed to say it."""
 
-import subprocess
+import dis
+import os
 import sys
 from pathlib import Path
 
@@ -70,18 +71,19 @@ def test_an_address_where_nothing_is_is_said(tmp_path: Path) -> None:
         engine(tmp_path, address="ray://127.0.0.1:1")
 
 
-def test_the_task_is_sent_whole() -> None:
-    """A node may have the package where the driver has it and nowhere else: nothing is imported by name."""
-    cloudpickle = pytest.importorskip("ray.cloudpickle")
-    sent = cloudpickle.dumps(cluster._task())
-    code = (
-        "import sys; from ray import cloudpickle\n"
-        "made = cloudpickle.loads(sys.stdin.buffer.read())\n"
-        "assert not any(name.startswith('benchmarks') for name in sys.modules)\n"
-        "try: made([sys.argv[1]], {'INTRINSIC_BENCH_TRY': '1'}, {'model': 'x'}, 'nowhere', '{}')\n"
-        "except TypeError as error: print(error)\n"
-        "import os; print(os.environ['INTRINSIC_BENCH_TRY'], 'benchmarks.cluster' in sys.modules)"
-    )
-    arguments = [sys.executable, "-P", "-c", code, str(ROOT)]
-    ended = subprocess.run(arguments, input=sent, capture_output=True, check=True, cwd="/")
-    assert ended.stdout.decode().split()[-2:] == ["1", "True"]
+def test_the_task_is_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may have the package where the driver has it and nowhere else: nothing is imported by name.
+
+    A function within a function, which uses nothing of its module, is sent by its code.
+    """
+    task = cluster._task()
+    used = {step.argval for step in dis.get_instructions(task) if step.opname == "LOAD_GLOBAL"}
+    assert "<locals>" in task.__qualname__ and not used and not task.__closure__
+    monkeypatch.setattr(sys, "path", ["elsewhere"])
+    monkeypatch.delenv("INTRINSIC_BENCH_TRY", raising=False)
+    try:
+        with pytest.raises(TypeError, match="Cell"):
+            task([str(ROOT)], {"INTRINSIC_BENCH_TRY": "1"}, {"model": "x"}, "nowhere", "{}")
+        assert sys.path == ["elsewhere", str(ROOT)] and os.environ["INTRINSIC_BENCH_TRY"] == "1"
+    finally:
+        os.environ.pop("INTRINSIC_BENCH_TRY", None)
