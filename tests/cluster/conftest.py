@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -21,16 +22,18 @@ HEALTH = {
     "health_check_timeout_ms": 500,
     "health_check_failure_threshold": 3,
 }
+Found = TypeVar("Found")
 OBJECTS = 80 * 2**20  # bytes, the least Ray takes
 
 
-def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
-    """Return when something is true; fail if it does not come true in time."""
+def wait_for(what: Callable[[], Found], seconds: float = 60) -> Found:
+    """What something gives as soon as it is true; fail if it does not come true in time."""
     end = time.monotonic() + seconds
-    while not what():
+    while not (found := what()):
         if time.monotonic() > end:
             pytest.fail(f"not within {seconds} s: {what.__qualname__}")
         time.sleep(0.05)
+    return found
 
 
 @pytest.fixture(scope="module")

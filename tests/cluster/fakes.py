@@ -5,6 +5,7 @@ LONELY waits, once the file `cut` is in the store, until others have recorded it
 """
 
 import os
+import signal
 import socket
 import sys
 import time
@@ -62,10 +63,27 @@ def computed(store: Path) -> list[tuple[str, int, int]]:
     return [(line[0], int(line[1]), int(line[2])) for line in lines]
 
 
-def at_work(store: Path) -> list[tuple[int, int]]:
-    """Processes, and their parents, that are at a cell now."""
+def at_work(store: Path) -> list[tuple[str, int, int]]:
+    """Hashes of the cells that are being computed now, their processes, and the parents of these."""
     done = {path.stem for path in (store / "records").glob("*.json")}
-    return [(pid, parent) for name, pid, parent in computed(store) if name not in done and alive(pid)]
+    return [begun for begun in computed(store) if begun[0] not in done and alive(begun[1])]
+
+
+def stopped(store: Path, parent: int = 0) -> tuple[str, int] | None:
+    """Stop a process in the middle of a cell (one of this parent): however it ends now, the cell is lost.
+
+    Returns:
+        The hash of the cell and the process; None where there is none.
+    """
+    for begun in reversed(at_work(store)):
+        name, process, its = begun
+        if parent not in (0, its):
+            continue
+        os.kill(process, signal.SIGSTOP)
+        if begun in at_work(store):
+            return name, process
+        os.kill(process, signal.SIGCONT)  # it was faster
+    return None
 
 
 def begun_again(store: Path) -> set[str]:
