@@ -110,7 +110,7 @@ def write_adapter(out: Path, lora: Lora, facts: AdapterFacts) -> None:
     from probes.adapter_layouts import settings_of, to_peft
     from probes.adapters import LORA, write_facts
 
-    from .store import atomic_folder
+    from .files import atomic_folder
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(out) as folder:
@@ -142,7 +142,7 @@ def export(folder: Path, layout: str, out: Path, overwrite: bool) -> None:
 
 
 def _export_peft(folder: Path, out: Path, overwrite: bool) -> Path:
-    from .store import atomic_folder
+    from .files import atomic_folder
 
     files = peft_files(folder)
     free(out, overwrite)
@@ -230,7 +230,7 @@ def _saved(state: Mapping[str, Tensor]) -> bytes:
 
 
 def _write(path: Path, content: bytes, overwrite: bool) -> Path:
-    from .store import atomic
+    from .files import atomic
 
     free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)

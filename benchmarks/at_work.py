@@ -35,7 +35,8 @@ class Work:
         host, pid: of the process that computes it, else of the one that claimed it.
         owner: ALIVE, DEAD, or UNKNOWN (of another machine's processes nothing is known).
         share: done of the cell, 0 to 1, None if nobody says; phase: what it is at.
-        running: seconds since it began, silent: since the last sign of life; None if nobody says.
+        running: seconds since it began, silent: since the last sign of life, still: since it last came on;
+            None if nobody says.
     """
 
     hash: str
@@ -50,6 +51,7 @@ class Work:
     phase: str
     running: float | None
     silent: float | None
+    still: float | None
 
     @property
     def working(self) -> bool:
@@ -169,6 +171,7 @@ def _work(
         phase=str((sign or {}).get("phase", "")),
         running=_since(began, now),
         silent=silent,
+        still=_since(_seconds(sign.get("moved")), now) if sign else None,
     )
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .cell import canonical
 from .claims import alive
-from .store import StoreError
+from .files import StoreError
 
 VARIABLE = "INTRINSIC_BENCH_CACHE"
 FORGOTTEN = 7 * 24 * 3600  # seconds after which a temporary file is nobody's, whoever wrote it

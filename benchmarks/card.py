@@ -329,7 +329,7 @@ def _single_step(spec: GeneratorSpec) -> bool:
 
 def _write_folder(out: Path, files: Mapping[str, bytes], overwrite: bool) -> Path:
     from .adapters import free
-    from .store import atomic_folder
+    from .files import atomic_folder
 
     free(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)

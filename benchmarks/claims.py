@@ -1,12 +1,20 @@
-"""Claims: who computes a cell, and whether that process is still there."""
+"""Claims: who computes a cell, and whether that process is still there.
+
+Of a process of this machine the system knows. A runner elsewhere is known by its pulse: a file beside the
+claims that it writes again and again while it runs.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+PULSE = 15.0  # seconds between two pulses of a runner
+LEASE = 180.0  # seconds without one after which a runner of another machine is believed dead
 
 
 def now_text() -> str:
@@ -61,5 +69,40 @@ class Claim:
         """Whether the owner is known to be gone; of another machine's processes nothing is known."""
         return self.here and not (alive(self.pid) and _started(self.pid) == self.started)
 
+    @property
+    def mine(self) -> bool:
+        """Whether the owner is this process."""
+        return self.here and self.pid == os.getpid() and self.started == _started(self.pid)
+
+    @property
+    def pulse(self) -> str:
+        """Name of the file that its owner writes while it is alive; it is hidden among the claims."""
+        return f".{self.host}.{self.pid}.pulse"
+
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
+
+
+class Watch:
+    """Whether runners of other machines are alive, judged by their pulses and this machine's clock alone.
+
+    Args:
+        read: what the pulse of a claim's owner says, "" where there is none.
+    """
+
+    def __init__(self, read: Callable[[Claim], str]) -> None:
+        self._read = read
+        self._known: dict[
+            str, tuple[str, float, bool]
+        ] = {}  # text, since when, whether it was another before
+
+    def alive(self, owner: Claim) -> bool | None:
+        """Whether a new pulse was seen lately, or none for LEASE seconds; None: too early to say."""
+        now, text = time.monotonic(), self._read(owner)
+        before, since, changed = self._known.get(owner.pulse, (text, now, False))
+        if text != before:
+            since, changed = now, True
+        self._known[owner.pulse] = text, since, changed
+        if now - since > LEASE:
+            return False
+        return True if changed and now - since <= 3 * PULSE else None

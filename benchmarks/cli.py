@@ -259,7 +259,7 @@ def _summary(suite: Suite, outcome: Outcome, place: Store) -> None:
     for record in outcome.failed:
         click.echo(f"failed: {record.cell} (log: {place.log(record.cell)})\n{record.reason}", err=True)
     for owner in sorted(set(outcome.elsewhere.values())):
-        click.echo(f"left out: cells that {owner} computes; if it is gone, delete {place.claims}", err=True)
+        click.echo(f"left out: cells that {owner} computes; run again when it has ended", err=True)
 
 
 def _report(place: Path) -> None:

@@ -22,9 +22,10 @@ from generators.errors import UserError
 
 from .cell import Cell
 from .engine import Message, Slot
+from .files import StoreError
 from .hands import plain
 from .plan import Estimates
-from .store import Store, StoreError, store_at
+from .store import Store, store_at
 from .worker import Settings, compute, environment, failure, set_up
 
 _LOOK = 1.0  # seconds between two looks at what tasks say in the store
@@ -304,10 +305,12 @@ class RayEngine:
         return message
 
     def _read(self, cell: Cell) -> str:
+        """How far a cell is, as the store says it; without its last sign of life, which is no progress."""
         try:
-            return (self.store.progress / f"{cell.hash}.json").read_text(encoding="utf-8")
+            state = json.loads((self.store.progress / f"{cell.hash}.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return ""
+        return json.dumps({name: value for name, value in state.items() if name != "at"})
 
     def _progress(self) -> list[tuple[Slot, Message]]:
         """Signs of life: new ones of what nodes are at; a cell in Ray's queue is waiting, not silent."""

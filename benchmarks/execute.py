@@ -34,11 +34,12 @@ from . import trackers
 from .cache import Cache, cache_folder
 from .cell import NO_MODEL, Cell, Record
 from .data import describe
+from .files import atomic, atomic_folder
 from .metrics import primary_metric
 from .metrics.maps import score
 from .predictors.labeling import forget
 from .session import Session, in_parts
-from .store import Store, atomic, atomic_folder
+from .store import Store
 
 Progress = Callable[[float, str], None]
 KEPT_MAPS = 2  # test pictures whose maps a record keeps

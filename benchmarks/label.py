@@ -185,8 +185,9 @@ def _files(name: str, intrinsics: Sequence[str]) -> list[str]:
 
 def _begin(out: Path, asked: Asked, settings: Mapping[str, Any], spec: PredictorSpec) -> dict[str, Any]:
     """The sidecar of an earlier run with these settings, or a new one that claims the files to come."""
+    from .files import storage_error
     from .predictors.registry import identity
-    from .store import Store, storage_error
+    from .store import Store
 
     full = {**settings, "identity": identity(spec.name)}
     path = out / SIDECAR

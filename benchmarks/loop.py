@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -14,16 +15,19 @@ from typing import Any
 from generators import registry
 
 from .cell import Cell, Record
+from .claims import LEASE, PULSE, Claim, Watch
 from .engine import Engine, Message, Slot
+from .files import StoreError
 from .plan import Estimates, Queue, shared_training
 from .progress import Display
-from .store import Store, StoreError
+from .store import Store
 from .worker import Settings
 
 LOST = 3  # times a cell is given out again when its machine is lost
 PATIENCE = 1800.0  # seconds of silence every cell is granted, or SLACK times what is expected of it
 SLACK = 20
 _TICK = 0.25  # seconds between two looks at workers that say nothing
+_LOOK = 5.0  # and at runners of other machines
 
 
 class Stopped(KeyboardInterrupt):
@@ -70,18 +74,28 @@ class Runner:
         self.total = len(cells)
         self.before = before
         self.waiting: list[Cell] = []  # claimed by other runners on this machine
-        self.elsewhere: dict[str, str] = {}
+        self.far: dict[str, tuple[Cell, Claim]] = {}  # claimed by runners of other machines
+        self.watch = Watch(store.pulse_of)
         self.trained: set[str] = set()  # shared trainings that are in the cache by now
         self.lost: Counter[str] = Counter()
         self.computed = 0
         self.stopping = 0
         self._left = (0.0, 0.0)
+        self._pulsed = self._looked = -math.inf
+        self._open = self._told = False  # whether it is open who computes what is far; whether that was said
+
+    @property
+    def elsewhere(self) -> dict[str, str]:
+        """Hashes of the cells that living runners of other machines have claimed, and who has."""
+        return {name: str(owner) for name, (_, owner) in self.far.items()}
 
     def run(self) -> None:
         """Compute every cell; raises Stopped on a signal, StoreError if the store cannot be written."""
         self.show.start(self.total, self.left)
         try:
-            while self.queue or self.waiting or self._busy():
+            while self.queue or self.waiting or self._busy() or self._open:
+                self._pulse()
+                self._look_afar()
                 self._hand_out()
                 self._listen()
                 if self.stopping:
@@ -134,11 +148,38 @@ class Runner:
         elif owner.here:
             self.waiting.append(cell)
         else:
-            self.elsewhere[cell.hash] = str(owner)
+            self.far[cell.hash] = cell, owner
+            self._open = True
+
+    def _pulse(self) -> None:
+        """Let other machines see that this runner is alive."""
+        if time.monotonic() - self._pulsed >= PULSE:
+            self._pulsed = time.monotonic()
+            self.store.pulse()
+
+    def _look_afar(self) -> None:
+        """Queue what a dead runner of another machine had claimed, or a living one has given back."""
+        now = time.monotonic()
+        if not self.far or now - self._looked < _LOOK:
+            return
+        self._looked = now
+        alive = {owner.pulse: self.watch.alive(owner) for _, owner in self.far.values()}
+        for name, (cell, owner) in list(self.far.items()):
+            if alive[owner.pulse] is False:
+                self.show.say(f"taken over: {cell}: no sign of life of {owner} for {LEASE:.0f} s")
+                self.store.take_from(cell, owner)
+            if alive[owner.pulse] is False or not (self._busy() or self.store.is_of(cell, owner)):
+                del self.far[name]
+                self.queue.put_back(cell)
+        unknown = {f"process {o.pid} on {o.host}" for _, o in self.far.values() if alive[o.pulse] is None}
+        self._open = bool(unknown)
+        if unknown and not self._busy() and not self.queue and not self._told:
+            self._told = True
+            self.show.say(f"waiting {LEASE:.0f} s at most for a sign of life of {', '.join(sorted(unknown))}")
 
     def _listen(self) -> None:
         if not self._busy():
-            if self.waiting:
+            if self.waiting or self.far:
                 time.sleep(_TICK)  # another runner computes what is left
             return
         for slot, message in self.engine.listen(_TICK):
@@ -226,6 +267,7 @@ class Runner:
         for slot in self._busy():
             assert slot.cell is not None
             self.store.release(slot.cell)
+        self.store.end_pulse()
         self.store.sweep()
 
 

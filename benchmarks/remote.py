@@ -14,24 +14,23 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
-from generators.errors import UserError
+from generators.plain import parse_json
 
 from .cell import Cell, Record
-from .store import FOLDERS, Claim, Store, StoreError, _remove, _temporary, atomic, corrupt
+from .claims import Claim
+from .files import atomic, remove, temporary_name
+from .place import Place
+from .record_shape import check_claim
+from .store import FOLDERS, Store, corrupt
 
 _FRESH = 2.0  # seconds a listing is believed
 _AT_ONCE = 200  # files that are asked for together
-_TRIES = 4  # of a transfer; seconds between them double, from _PAUSE
-_PAUSE = 0.5
-_FINAL = (PermissionError, IsADirectoryError, NotADirectoryError)
-Result = TypeVar("Result")
 
 
 def mirror_of(url: str) -> Path:
@@ -40,187 +39,6 @@ def mirror_of(url: str) -> Path:
 
     name = re.sub(r"[^\w.-]+", "-", url.partition("://")[2]).strip("-")[-60:]
     return cache_folder() / "stores" / f"{name}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-
-
-class Place:
-    """Files below a URL, each whole or not there, by their relative names.
-
-    Args:
-        url: any that fsspec knows; options of the file system are fsspec's own configuration.
-
-    Raises UserError for a scheme nobody knows, or whose package is not installed.
-    """
-
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = url.rstrip("/")
-        self._made: set[str] = set()  # folders that are there
-        try:
-            self.files, self.folder = fsspec.core.url_to_fs(self.url)
-        except (ImportError, ValueError) as error:
-            known = "file://, memory://, and what is installed for fsspec: s3fs, gcsfs, adlfs, sshfs ..."
-            todo = "pip install the package for it (s3:// is s3fs, gs:// is gcsfs), or --store DIR"
-            raise UserError(f"the store {url}", f"{error}", known, todo) from error
-
-    def _at(self, name: str) -> str:
-        return f"{self.folder.rstrip('/')}/{name}"
-
-    def _try(self, what: str, name: str, call: Callable[[], Result]) -> Result:
-        """The result of a transfer, tried again when it fails; StoreError when it keeps failing."""
-        for attempt in range(_TRIES):
-            try:
-                return call()
-            except (FileExistsError, FileNotFoundError):
-                raise
-            except OSError as error:
-                if attempt == _TRIES - 1 or isinstance(error, _FINAL):
-                    asked, wrong = f"{what} {self.url}/{name}", f"{type(error).__name__}: {error}"
-                    known = "everything recorded so far is whole and stays as it is"
-                    todo = "look at the connection and your rights there, then run the same command again"
-                    raise StoreError(asked, wrong, known, todo) from error
-            time.sleep(_PAUSE * 2**attempt)
-        raise AssertionError("the last try returns or raises")
-
-    def list(self, folder: str) -> dict[str, tuple[int, int]]:
-        """Name to stamp of the files in a folder; a stamp changes whenever the file is replaced."""
-        self.files.invalidate_cache()
-        try:
-            found = self._try("list", folder, lambda: self.files.ls(self._at(folder), detail=True))
-        except FileNotFoundError:
-            return {}
-        entries = [entry for entry in found if entry["type"] == "file"]
-        return {entry["name"].rpartition("/")[2]: _stamp(entry) for entry in entries}
-
-    def get(self, name: str) -> bytes:
-        """The bytes of a file; raises FileNotFoundError."""
-
-        def read() -> bytes:
-            found: bytes = self.files.cat_file(self._at(name))
-            return found
-
-        return self._try("read", name, read)
-
-    def get_all(self, names: Sequence[str]) -> dict[str, bytes]:
-        """Those of many files that are there, by name; read at once where the file system can."""
-        paths = {self.files._strip_protocol(self._at(name)): name for name in names}
-
-        def read() -> dict[str, bytes]:
-            found = self.files.cat(list(paths), on_error="return")
-            for error in found.values():
-                if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
-                    raise error
-            return {paths[path]: data for path, data in found.items() if isinstance(data, bytes)}
-
-        return self._try("read", f"{names[0]} ...", read) if names else {}
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Write a file that is not there yet; False if it is, unless it was this call that wrote it.
-
-        Of two at once one wins on local disks, in memory and on object stores that know "create"; elsewhere
-        fsspec looks first and writes then.
-        """
-        tried = 0
-
-        def write() -> None:
-            nonlocal tried
-            tried += 1
-            self._write(name, data, "create")
-
-        try:
-            self._try("write", name, write)
-        except FileExistsError:
-            return tried > 1 and self._holds(name, data)  # the first answer was lost, not the request
-        return True
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write a file, replacing what is there."""
-        self._try("write", name, lambda: self._write(name, data, "overwrite"))
-
-    def write_once(self, name: str, data: bytes) -> None:
-        """Write a file, replacing what is there, and try it no second time; raises OSError."""
-        self._write(name, data, "overwrite")
-
-    def upload(self, path: Path, name: str) -> None:
-        """Write a file, or a folder with all that is in it, under a name that nobody else writes."""
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            inside = f"{name}/{file.relative_to(path).as_posix()}" if path.is_dir() else name
-            if file.is_file():
-                self._make_room(inside)
-                self._try("write", inside, partial(self.files.put_file, str(file), self._at(inside)))
-
-    def download(self, name: str, path: Path) -> None:
-        """Read a file, or a folder with all that is in it; raises FileNotFoundError."""
-        found = self._try("list", name, lambda: self.files.find(self._at(name)))
-        if not found:
-            raise FileNotFoundError(f"{self.url}/{name}")
-        root = self._at(name)
-        for file in found:
-            target = path / file[len(root) + 1 :] if file != root else path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._try("read", name, partial(self.files.get_file, file, str(target)))
-
-    def delete(self, name: str) -> None:
-        """Remove a file, or a folder with all that is in it, if it is there."""
-        with suppress(FileNotFoundError):
-            self._try("delete", name, lambda: self.files.rm(self._at(name), recursive=True))
-
-    def _holds(self, name: str, data: bytes) -> bool:
-        try:
-            return self.get(name) == data
-        except FileNotFoundError:
-            return False
-
-    @property
-    def local(self) -> bool:
-        """Whether it is a folder of this machine, where a file that is being written can be seen."""
-        from fsspec.implementations.local import LocalFileSystem
-
-        return isinstance(self.files, LocalFileSystem)
-
-    def _make_room(self, name: str) -> None:
-        folder = self._at(name).rpartition("/")[0]
-        if folder not in self._made:
-            self.files.makedirs(folder, exist_ok=True)
-            self._made.add(folder)
-
-    def _write(self, name: str, data: bytes, mode: str) -> None:
-        path = self._at(name)
-        self._make_room(name)
-        if not self.local:  # an object is there when it is whole
-            self.files.pipe_file(path, data, mode=mode)
-            return
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        try:
-            self.files.pipe_file(str(temporary), data)
-            if mode == "create":
-                os.link(temporary, target)
-            else:
-                os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-# What a file system tells of a file that changes with its content, by its names for it.
-_TOLD: tuple[str, ...] = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "content_md5",
-    "generation",
-    "version_id",
-    "mtime",
-    "ino",
-)
-_TOLD += ("LastModified", "last_modified", "updated")
-
-
-def _stamp(entry: dict[str, Any]) -> tuple[int, int]:
-    """Of a file's description: a number of what changes with its content, and its size."""
-    told = {name: str(entry[name]) for name in _TOLD if entry.get(name) is not None}
-    text = json.dumps(told or {"created": str(entry.get("created"))}, sort_keys=True)
-    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16), int(entry.get("size") or 0)
 
 
 class RemoteStore(Store):
@@ -288,13 +106,13 @@ class RemoteStore(Store):
         """A file or folder that a record names, in the mirror; raises FileNotFoundError if it is nowhere."""
         path = self.folder / kept
         if not path.exists():
-            part = _temporary(path)
+            part = temporary_name(path)
             part.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self.place.download(kept, part)
                 os.replace(part, path)
             finally:
-                _remove(part)
+                remove(part)
         return path
 
     def _records(self, now: bool = False) -> dict[str, tuple[int, int]]:
@@ -421,9 +239,9 @@ class RemoteStore(Store):
             self.place.upload(target, target.relative_to(self.folder).as_posix())
         return copied
 
-    def beat(self, cell: Cell, share: float, phase: str, since: str) -> None:
+    def beat(self, cell: Cell, share: float, phase: str, since: str, moved: str) -> None:
         """Say how far a cell is; that this cannot be written is said where a record cannot."""
-        super().beat(cell, share, phase, since)
+        super().beat(cell, share, phase, since, moved)
         with suppress(OSError):
             name = f"progress/{cell.hash}.json"
             self.place.write_once(name, (self.folder / name).read_bytes())
@@ -452,13 +270,34 @@ class RemoteStore(Store):
 
     def release(self, cell: Cell) -> None:
         """Give a cell of this process back."""
-        self.place.delete(f"claims/{cell.hash}.json")
+        super().release(cell)
         self._listing = (-_FRESH, {})  # what this process gave out was recorded by another
+
+    def pulse(self) -> None:
+        """Say that this process is alive."""
+        super().pulse()
+        name = Claim.own().pulse
+        with suppress(OSError):
+            self.place.write_once(f"claims/{name}", (self.claims / name).read_bytes())
+
+    def pulse_of(self, owner: Claim) -> str:
+        """What a process last said of its being alive, "" if it says nothing (any more)."""
+        try:
+            return self.place.get(f"claims/{owner.pulse}")[:99].decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def end_pulse(self) -> None:
+        """Say nothing any more."""
+        super().end_pulse()
+        self.place.delete(f"claims/{Claim.own().pulse}")
 
     def owner(self, path: Path) -> Claim | None:
         """Who holds a claim; None if it is gone."""
         try:
-            return Claim(**json.loads(self.place.get(f"claims/{path.name}")))
+            said = parse_json(self.place.get(f"claims/{path.name}"))
+            check_claim(said)
+            return Claim(**said)
         except FileNotFoundError:
             return None
         except (TypeError, ValueError) as error:
@@ -470,13 +309,9 @@ class RemoteStore(Store):
         self._listing = (-_FRESH, {})  # its last owner may have recorded the cell just now
         return taken
 
-    def _bury(self, path: Path) -> None:
-        """Remove the claim of a dead process of this machine; its processes share the mirror, and a lock."""
-        with self._locked(self.claims / ".bury"):
-            owner = self.owner(path)
-            if owner is not None and owner.dead:
-                self.place.delete(f"claims/{path.name}")
-                path.unlink(missing_ok=True)
+    def _remove_claim(self, path: Path) -> None:
+        self.place.delete(f"claims/{path.name}")
+        path.unlink(missing_ok=True)
 
 
 def _kept(record: Record) -> list[str]:

@@ -114,7 +114,7 @@ def _same_everywhere(error: Exception) -> bool:
     from generators.errors import UserError
     from probes.fit import Diverged
 
-    from .store import StoreError
+    from .files import StoreError
     from .worker import Diverged as NoNumber
 
     own = StoreError | MemoryError  # of this process alone: probes.memory.OutOfMemory is both

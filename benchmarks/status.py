@@ -19,6 +19,7 @@ from .state import ALL_DONE, AT_WORK, NOBODY, SOME_FAILED, Reader, State, no_sto
 from .suite import load_suite
 
 EVERY = 5.0  # seconds between two looks of --watch
+STILL = 60.0  # seconds without progress after which that is said
 SHOWN = 20  # failures, and leftovers, that are named one by one
 _WORST = (AT_WORK, NOBODY, SOME_FAILED, ALL_DONE)  # of several stores' exit statuses the first of these
 
@@ -237,6 +238,8 @@ def _life(work: Work) -> str:
         return work.owner
     if work.silent > SILENCE:
         return f"{work.owner}: no sign of life for {duration(work.silent)}"
+    if work.still is not None and work.still > STILL:
+        return f"{work.owner}, no progress for {duration(work.still)}"
     return f"{work.owner}, heard of {duration(work.silent)} ago"
 
 

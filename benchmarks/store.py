@@ -14,115 +14,32 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from generators.errors import UserError
 from generators.plain import parse_json
 
 from .cell import Cell, Record
 from .claims import Claim, alive, now_text
+from .files import (
+    atomic,
+    atomic_folder,
+    discard,
+    remove,
+    storage_error,
+    sync_folder,
+    temporary_name,
+)
 from .record_shape import check_claim, check_suite
 
 FOLDERS = ("records", "maps", "samples", "adapters", "logs", "claims", "progress")
 ATTEMPTS = "attempts"  # beside them, while cells are computed
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-_CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
-
-
-class StoreError(UserError):
-    """The store itself cannot be written: no cell can be recorded, so the run has to stop."""
-
-
-def storage_error(error: OSError, asked: str, writing: bool = True) -> StoreError | None:
-    """The error in four parts if an OSError means a full or read-only disk, else None.
-
-    Args:
-        error: what the system raised.
-        asked: what was being done.
-        writing: whether it was surely the store that was written: then a lack of permission counts too.
-    """
-    if error.errno in _FULL:
-        wrong, todo = "no space left", "free some space, then run the same command again: it continues"
-    elif error.errno == errno.EROFS or (writing and error.errno in _CLOSED):
-        wrong, todo = "it cannot be written", "choose a folder you may write: --store DIR"
-    else:
-        return None
-    reason = os.strerror(error.errno or 0)
-    known = "everything recorded so far is whole and stays as it is"
-    return StoreError(asked, f"{wrong} ({reason}: {error.filename or 'unnamed file'})", known, todo)
-
-
-def _temporary(path: Path) -> Path:
-    """Name to write a file under; it names its writer so that leftovers of the dead are known."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
-
-
-def _create(path: Path) -> BinaryIO:
-    return path.open("wb")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears under its name only when it is whole and on the disk.
-
-    Raises StoreError if the disk is full or read-only; whatever is raised, the temporary file is
-    removed and a file of that name from before is untouched.
-    """
-    temporary = _temporary(path)
-    try:
-        with _create(temporary) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise storage_error(error, f"write {path}") or error from error
-    finally:
-        _discard(temporary)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _discard(path: Path) -> None:
-    """Remove what has no name yet; on a disk that has become read-only, the next `sweep` does."""
-    with suppress(OSError):
-        _remove(path)
-
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill that appears under its name only when it is full, replacing an earlier one."""
-    temporary = _temporary(path)
-    try:
-        temporary.mkdir()
-        yield temporary
-        _remove(path)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise storage_error(error, f"write {path}") or error from error
-    finally:
-        _discard(temporary)
 
 
 class Store:
@@ -162,19 +79,23 @@ class Store:
         for path in self.folder.rglob(f".*.{socket.gethostname()}.*.tmp"):
             pid = path.name.split(".")[-2]
             if pid.isdigit() and not alive(int(pid)):
-                _discard(path)
+                discard(path)
         for path in (self.folder / ATTEMPTS).glob(f"*.{socket.gethostname()}.*"):
             pid = path.name.rpartition(".")[2]
             if pid.isdigit() and not alive(int(pid)):
-                _discard(path)
+                discard(path)
         self._forget_attempts()
         for path in self.progress.glob("*.json"):
             if not _at_work(path):
-                _discard(path)
+                discard(path)
         for path in self.claims.glob("*.json"):
             owner = self.owner(path)
             if owner is not None and owner.dead:
                 self._bury(path)
+        for path in self.claims.glob(f".{socket.gethostname()}.*.pulse"):
+            pid = path.name.split(".")[-2]
+            if pid.isdigit() and not alive(int(pid)):
+                discard(path)
 
     def pull(self, *folders: str) -> None:
         """Bring the folder up to date with what it mirrors: nothing, if it is no mirror (see .remote)."""
@@ -272,12 +193,12 @@ class Store:
     def attempt(self, cell: Cell) -> Iterator[Attempt]:
         """A private folder for what this process makes of a cell; gone when it is left."""
         own = Attempt(self, cell)
-        _remove(own.folder)
+        remove(own.folder)
         own.prepare()
         try:
             yield own
         finally:
-            _discard(own.folder)
+            discard(own.folder)
             self._forget_attempts()
 
     def _forget_attempts(self) -> None:
@@ -306,13 +227,17 @@ class Store:
         record = self.read(cell)
         return record is not None and record.status == "done"
 
-    def beat(self, cell: Cell, share: float, phase: str, since: str) -> None:
-        """Say in the store how far a cell is, for whoever looks; that a disk is full is not said here."""
+    def beat(self, cell: Cell, share: float, phase: str, since: str, moved: str) -> None:
+        """Say in the store how far a cell is, for whoever looks; that a disk is full is not said here.
+
+        Args:
+            since: when it began; moved: when it last reported progress.
+        """
         named: dict[str, Any] = {"hash": cell.hash, "model": cell.model, "intrinsic": cell.intrinsic}
         named |= {"method": cell.method, "seed": cell.seed, "host": socket.gethostname(), "pid": os.getpid()}
-        state = named | {"share": share, "phase": phase, "since": since, "at": now_text()}
+        state = named | {"share": share, "phase": phase, "since": since, "moved": moved, "at": now_text()}
         path = self.progress / f"{cell.hash}.json"
-        temporary = _temporary(path)
+        temporary = temporary_name(path)
         with suppress(OSError):
             temporary.write_text(json.dumps(state), encoding="utf-8")
             os.replace(temporary, path)
@@ -325,7 +250,7 @@ class Store:
         finally:
             path = self.progress / f"{cell.hash}.json"
             if _at_work(path, os.getpid()):
-                _discard(path)
+                discard(path)
 
     def write_suite(self, name: str, title: str, question: str, cells: Iterable[Cell]) -> Path:
         """Say what is planned, so that reports can show what is missing."""
@@ -368,8 +293,40 @@ class Store:
         return None
 
     def release(self, cell: Cell) -> None:
-        """Give a cell of this process back."""
-        _discard(self.claims / f"{cell.hash}.json")  # a dead owner's claim is worth nothing, either
+        """Give a cell of this process back; it is another's if this one was believed dead."""
+        path = self.claims / f"{cell.hash}.json"
+        with suppress(UserError):  # a claim that cannot be read is not ours
+            owner = self.owner(path)
+            if owner is not None and owner.mine:
+                self._remove_claim(path)
+
+    def is_of(self, cell: Cell, owner: Claim) -> bool:
+        """Whether a cell is claimed, and by this owner."""
+        return self.owner(self.claims / f"{cell.hash}.json") == owner
+
+    def take_from(self, cell: Cell, owner: Claim) -> None:
+        """Remove the claim of a runner that is believed dead, if it is still its."""
+        self._bury(self.claims / f"{cell.hash}.json", owner)
+
+    def pulse(self) -> None:
+        """Say that this process is alive; nothing is said on a full disk."""
+        own = Claim.own()
+        path = self.claims / own.pulse
+        temporary = temporary_name(path)
+        with suppress(OSError):
+            temporary.write_text(f"{own.started} {time.monotonic_ns()}", encoding="utf-8")
+            os.replace(temporary, path)
+
+    def pulse_of(self, owner: Claim) -> str:
+        """What a process last said of its being alive, "" if it says nothing (any more)."""
+        try:
+            return (self.claims / owner.pulse).read_bytes()[:99].decode(errors="replace")
+        except OSError:
+            return ""
+
+    def end_pulse(self) -> None:
+        """Say nothing any more."""
+        discard(self.claims / Claim.own().pulse)
 
     def owner(self, path: Path) -> Claim | None:
         """Who holds a claim file; None if it is gone."""
@@ -386,7 +343,7 @@ class Store:
 
     def _take(self, path: Path) -> bool:
         """A hard link appears with its content, or not at all: no reader sees half a claim."""
-        temporary = _temporary(path)
+        temporary = temporary_name(path)
         try:
             temporary.write_text(json.dumps(asdict(Claim.own())), encoding="utf-8")
             os.link(temporary, path)
@@ -398,15 +355,18 @@ class Store:
                 raise
             raise known from error
         finally:
-            _discard(temporary)
+            discard(temporary)
         return True
 
-    def _bury(self, path: Path) -> None:
-        """Remove the claim of a dead process of this machine, one taker at a time."""
+    def _bury(self, path: Path, lost: Claim | None = None) -> None:
+        """Remove the claim of a dead process of this machine, or a lost one, one taker at a time."""
         with self._locked(self.claims / ".bury"):
             owner = self.owner(path)  # another taker may have been first: then it is alive now
-            if owner is not None and owner.dead:
-                path.unlink()
+            if owner is not None and (owner.dead or owner == lost):
+                self._remove_claim(path)
+
+    def _remove_claim(self, path: Path) -> None:
+        discard(path)
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
@@ -453,9 +413,9 @@ def store_at(where: str | Path) -> Store:
 def _move(source: Path, target: Path) -> None:
     """Put a file or a folder in its place, over what was there; on the disk when it returns."""
     if source.is_dir() and target.is_dir():
-        _remove(target)
+        remove(target)
     os.replace(source, target)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _at_work(path: Path, pid: int | None = None) -> bool:

@@ -30,7 +30,8 @@ from generators.errors import UserError
 from .cell import Cell, Record
 from .claims import now_text
 from .engine import Message
-from .store import Store, StoreError, storage_error, store_at
+from .files import StoreError, storage_error
+from .store import Store, store_at
 from .trackers import begin
 
 THREADS = {
@@ -45,7 +46,8 @@ THREADS = {
 }
 Execute = Callable[..., Record]  # execute(cell, store, progress, device)
 _QUIET = 0.1  # seconds between two reports of progress
-_BEAT = 2.0  # seconds between two signs of life in the store
+_BEAT = 2.0  # seconds between two reports of progress in the store
+LIFE = 20.0  # seconds between two signs of life where there is no progress to report
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,9 @@ def logging_to(path: Path) -> Iterator[None]:
 class Beat:
     """What is told while a cell is computed: to its runner, to its log, and to whoever reads the store.
 
+    While it is entered the store hears of the process again and again, however long a phase takes in which
+    nothing is reported: that is a sign of life, though none of progress.
+
     Args:
         tell: takes a message for the runner.
     """
@@ -162,20 +167,40 @@ class Beat:
         self.cell, self.store, self.tell = cell, store, tell
         self.since, self.began = now_text(), time.monotonic()
         self.told = self.wrote = -math.inf
-        self.phase = ""
+        self.share, self.phase, self.moved = 0.0, "", self.since
+        self._lock, self._end = threading.Lock(), threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True)
 
     def __call__(self, share: float, phase: str) -> None:
         """Report how far the cell is, 0 to 1, and what it is at; not too often."""
         now = time.monotonic()
         if phase != self.phase:
-            self.phase, self.told, self.wrote = str(phase), -math.inf, -math.inf
+            self.told, self.wrote = -math.inf, -math.inf
             print(f"{now - self.began:8.1f} s  {phase}", flush=True)
+        self.share, self.phase, self.moved = float(share), str(phase), now_text()
         if now - self.told >= _QUIET:
             self.told = now
-            self.tell({"kind": "progress", "share": float(share), "phase": str(phase)})
+            self.tell({"kind": "progress", "share": self.share, "phase": self.phase})
         if now - self.wrote >= _BEAT:
-            self.wrote = now
-            self.store.beat(self.cell, float(share), self.phase, self.since)
+            self._write()
+
+    def _write(self) -> None:
+        with self._lock:
+            self.wrote = time.monotonic()
+            self.store.beat(self.cell, self.share, self.phase, self.since, self.moved)
+
+    def _live(self) -> None:
+        while not self._end.wait(LIFE):
+            if time.monotonic() - self.wrote >= LIFE:
+                self._write()
+
+    def __enter__(self) -> Beat:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._end.set()
+        self._thread.join()
 
 
 def compute(cell: Cell, store: Store, settings: Settings, tell: Callable[[Message], None]) -> Record:
@@ -189,7 +214,7 @@ def compute(cell: Cell, store: Store, settings: Settings, tell: Callable[[Messag
     """
     start, before = time.perf_counter(), store.stamp(cell)
     beat = Beat(cell, store, tell)
-    with store.attempt(cell) as own, store.beating(cell), logging_to(store.log(cell)):
+    with store.attempt(cell) as own, store.beating(cell), beat, logging_to(store.log(cell)):
         print(f"{cell} ({cell.hash}), process {os.getpid()} on {socket.gethostname()}, {beat.since}")
         beat(0.0, "starting")
         with begin(cell, store, settings.track):

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.arrays import read_npz
+from benchmarks.files import atomic
 from benchmarks.metrics.frechet import FeatureStatistics
-from benchmarks.store import atomic
 from generators.errors import UserError
 from generators.plain import parse_json
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.store import Store, storage_error
+from benchmarks.files import storage_error
+from benchmarks.store import Store
 from generators import registry
 from generators.base import Generator
 from generators.errors import UserError

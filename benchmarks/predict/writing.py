@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.color import srgb
-from benchmarks.store import StoreError, atomic
+from benchmarks.files import StoreError, atomic
 from generators.errors import UserError, unknown
 
 if TYPE_CHECKING:

@@ -71,6 +71,14 @@ def test_a_cell_at_work(store: Store) -> None:
     assert f"{os.getpid()} on {HERE}, alive, heard of" in result.output and "25%" in result.output
 
 
+@pytest.mark.parametrize(("still", "said"), [(30, "heard of"), (300, "no progress for 5 min")])
+def test_alive_and_getting_on_are_two_things(store: Store, still: float, said: str) -> None:
+    own_claim(store, cell(7))
+    sign(store, cell(7), os.getpid(), moved=text(still))
+    assert look(store).works[0].still == pytest.approx(still, abs=3)
+    assert f"on {HERE}, alive, {said}" in status(store.folder).output
+
+
 def test_a_claim_without_a_sign_of_life_names_the_cell_from_the_suite(store: Store) -> None:
     own_claim(store, cell(7))
     (work,) = look(store).works

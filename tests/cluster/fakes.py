@@ -15,14 +15,15 @@ from pathlib import Path
 
 from benchmarks import Cell, Record
 from benchmarks.claims import alive
+from benchmarks.files import atomic
 from benchmarks.progress import Silent
 from benchmarks.runner import Outcome, compute
-from benchmarks.store import Store, atomic, store_at
+from benchmarks.store import Store, store_at
 from tests.runner.fakes import cell, numbers
 
 EXECUTE = "tests.cluster.fakes:execute"
 LONELY = "-lonely"
-LATE = 60  # seconds a lonely host waits at most
+LATE = 60  # seconds one waits at most
 
 
 def cells(count: int, seconds: float = 0.3) -> list[Cell]:
@@ -41,6 +42,9 @@ def execute(cell: Cell, store: Store, progress: Callable[[float, str], None], de
         time.sleep(seconds / 10)
     if socket.gethostname().endswith(LONELY) and (root / "cut").exists():
         _wait_for_others(cell, store.root, progress)
+    end = time.monotonic() + LATE
+    while (root / "together").exists() and time.monotonic() < end:
+        time.sleep(0.05)
     with atomic(store.maps / f"{cell.hash}.npz") as file:
         file.write(f"{socket.gethostname()} {os.getpid()}".encode())
     values = numbers(cell, 5)

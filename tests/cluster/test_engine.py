@@ -1,6 +1,7 @@
 """What a cluster is not asked for, and what is said instead; no cluster is needed to say it."""
 
 import dis
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cluster
-from benchmarks.cluster import RayEngine, refuse_too_large
+from benchmarks.cluster import RayEngine, Task, refuse_too_large
 from benchmarks.plan import Estimates
 from benchmarks.store import Store
 from benchmarks.worker import Settings
 from generators.errors import UserError
-from tests.runner.fakes import EXECUTE, ROOT, cell
+from tests.runner.fakes import EXECUTE, ROOT, cell, cells
 
 SMALL = ("small", {"CPU": 2.0, "memory": 4e9})
 LARGE = ("large", {"CPU": 64.0, "GPU": 8.0, "memory": 500e9})
@@ -87,3 +88,18 @@ def test_the_task_is_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sys.path == ["elsewhere", str(ROOT)] and os.environ["INTRINSIC_BENCH_TRY"] == "1"
     finally:
         os.environ.pop("INTRINSIC_BENCH_TRY", None)
+
+
+def test_a_sign_of_life_is_no_progress(tmp_path: Path) -> None:
+    """Else a task that hangs would never be ended."""
+    engine, which = RayEngine.__new__(RayEngine), cells(1)[0]
+    engine.store = Store(tmp_path)
+    engine.store.prepare()
+    task = Task(0)
+    sign = {"host": "node", "share": 0.5, "phase": "training", "moved": "12:00", "at": "12:00"}
+    said = []
+    for at, moved in (("12:00", "12:00"), ("12:20", "12:00"), ("12:40", "12:00"), ("12:41", "12:41")):
+        path = engine.store.progress / f"{which.hash}.json"
+        path.write_text(json.dumps(sign | {"at": at, "moved": moved}))
+        said.append(len(engine._heard(task, which, {})))
+    assert said == [1, 0, 0, 1]

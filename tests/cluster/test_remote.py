@@ -13,10 +13,12 @@ import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
-from benchmarks import Cell, Record, remote
-from benchmarks.remote import Place, RemoteStore
+from benchmarks import Cell, Record, place, remote
+from benchmarks.files import StoreError
+from benchmarks.place import Place
+from benchmarks.remote import RemoteStore
 from benchmarks.runner import compute
-from benchmarks.store import Store, StoreError, store_at
+from benchmarks.store import Store, store_at
 from benchmarks.worker import Settings
 from benchmarks.worker import compute as compute_here
 from generators.errors import UserError
@@ -59,7 +61,7 @@ fsspec.register_implementation("flaky", Flaky)
 
 @pytest.fixture(autouse=True)
 def no_time_to_lose(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(remote, "_PAUSE", 0.0)
+    monkeypatch.setattr(place, "_PAUSE", 0.0)
     monkeypatch.setattr(remote, "_FRESH", 0.0)
     Flaky.transfers, Flaky.broken = 0, staticmethod(lambda number: False)
     yield

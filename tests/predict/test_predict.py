@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from benchmarks import store
+from benchmarks import files
 from benchmarks.cli import main
 from benchmarks.color import srgb
 from benchmarks.predict import Outcome, Settings, Shown, predict_pictures
@@ -317,7 +317,7 @@ def test_ctrl_c_keeps_what_is_done(faulty: Any, adapters: Any, pics: Path, tmp_p
 def test_a_full_disk_stops_all_and_leaves_whole_files(
     adapters: Any, loads: list[str], pics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create, opened = store._create, []
+    create, opened = files._create, []
 
     def full(path: Path) -> Any:
         opened.append(path)
@@ -325,7 +325,7 @@ def test_a_full_disk_stops_all_and_leaves_whole_files(
             raise OSError(28, "No space left on device", str(path))
         return create(path)
 
-    monkeypatch.setattr(store, "_create", full)
+    monkeypatch.setattr(files, "_create", full)
     result = command(pics, "--adapter", adapters("normal"), "--out", tmp_path / "out")
     assert result.exit_code == 2 and "no space left" in result.stderr
     assert not [p for p in (tmp_path / "out").rglob("*") if p.name.startswith(".")]

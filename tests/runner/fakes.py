@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-import benchmarks.store
+import benchmarks.files
 from benchmarks import Cell, Record, make_cell, run
-from benchmarks.store import Store, atomic
+from benchmarks.files import atomic
+from benchmarks.store import Store
 from generators.errors import UserError
 
 EXECUTE = "tests.runner.fakes:execute"
@@ -47,7 +48,7 @@ def _die(number: int) -> None:
 
 
 def _fill_disk() -> None:
-    benchmarks.store._create = full
+    benchmarks.files._create = full
 
 
 def _talk() -> None:
@@ -68,6 +69,7 @@ DOES: dict[str, Callable[[], None]] = {
     "exit": lambda: os._exit(5),
     "full": _fill_disk,
     "hang": lambda: time.sleep(600),
+    "nap": lambda: time.sleep(1.5),
     "talk": lambda: _talk(),
 }
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,13 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import Cell, Record
+from benchmarks import Cell, Record, worker
 from benchmarks.engine import Message, Slot
+from benchmarks.files import StoreError
 from benchmarks.loop import LOST, Runner
 from benchmarks.plan import Estimates
 from benchmarks.progress import Silent
 from benchmarks.runner import compute
-from benchmarks.store import Store, StoreError
+from benchmarks.store import Store
 from benchmarks.worker import Settings
 from benchmarks.worker import compute as compute_here
 from tests.runner.fakes import EXECUTE, cell, cells, computed, numbers
@@ -228,6 +230,27 @@ def test_a_cell_that_hangs_fails_and_the_others_go_on(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_worker_gives_signs_of_life_in_a_phase_that_reports_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They say when it last came on, and end with the cell."""
+    monkeypatch.setattr(worker, "LIFE", 0.1)
+    store, which = Store(tmp_path), cell(0, "nap")
+    store.prepare()
+    path, seen = store.progress / f"{which.hash}.json", set()
+    doing = threading.Thread(target=compute_here, args=(which, store, Settings(EXECUTE), lambda told: None))
+    doing.start()
+    while doing.is_alive():
+        with suppress(FileNotFoundError):
+            sign = json.loads(path.read_text())
+            seen.add((path.stat().st_mtime_ns, sign["phase"], sign["moved"]))
+        time.sleep(0.02)
+    doing.join()
+    napping = [moved for _, phase, moved in seen if phase == "pretending"]
+    assert len(napping) >= 8 and len(set(napping)) == 1
+    assert leftovers(tmp_path) == []
+
+
 def test_a_slow_cell_that_says_so_is_not_ended(tmp_path: Path) -> None:
     result = compute([cell(0, "slow")], Store(tmp_path), execute=EXECUTE, timeout=2.0)
     assert [record.status for record in result.records] == ["done"]
@@ -315,7 +338,7 @@ def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     for pid in (ended.pid, os.getppid()):
         with store.attempt(cell()) as own:
             shutil.copytree(own.folder, f"{own.folder}".replace(f".{os.getpid()}", f".{pid}"))
-        store.beat(cell(pid % 7), 0.5, "fit", "2026-01-01T00:00:00Z")
+        store.beat(cell(pid % 7), 0.5, "fit", *["2026-01-01T00:00:00Z"] * 2)
         path = store.progress / f"{cell(pid % 7).hash}.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": pid}))
         path.rename(store.progress / f"{pid}.json")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import Cell, Record, run
+from benchmarks.files import StoreError
 from benchmarks.runner import Outcome, compute, run_suite
-from benchmarks.store import Store, StoreError
+from benchmarks.store import Store
 from benchmarks.suite import Suite
 from generators.errors import UserError
 from tests.runner.fakes import EXECUTE, ROOT, cell, cells, computed, samplers
@@ -246,14 +247,3 @@ def test_two_runners_share_a_store(tmp_path: Path, undisturbed: dict[str, dict])
     owners = {line.split()[1] for line in (tmp_path / "computed.txt").read_text().splitlines()}
     assert owners == {str(process.pid) for process in processes}
     assert outcomes(tmp_path) == undisturbed
-
-
-def test_a_cell_another_machine_has_claimed_is_left_out(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.prepare()
-    claim = '{"pid": 1, "host": "elsewhere", "started": "1", "since": "today"}'
-    (store.claims / f"{cell(0).hash}.json").write_text(claim)
-    result = ask(cells(2), tmp_path)
-    assert [record.cell for record in result.records] == [cell(1)]
-    assert result.status == 3
-    assert "elsewhere" in result.elsewhere[cell(0).hash]

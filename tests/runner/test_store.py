@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-import benchmarks.store
+import benchmarks.files
 from benchmarks.cell import Record
-from benchmarks.store import Claim, Store, StoreError, atomic, atomic_folder
+from benchmarks.files import StoreError, atomic, atomic_folder, temporary_name
+from benchmarks.store import Claim, Store
 from generators.errors import UserError
 from tests.runner.fakes import cell, full
 
@@ -83,7 +84,7 @@ def test_a_record_under_the_name_of_another_is_corrupt(store: Store) -> None:
 
 def test_a_full_disk_loses_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     before = store.write(record(0, 1.0)).read_bytes()
-    monkeypatch.setattr(benchmarks.store, "_create", full)
+    monkeypatch.setattr(benchmarks.files, "_create", full)
     for number in (0, 1):
         with pytest.raises(StoreError) as raised:
             store.write(record(number, 2.0))
@@ -141,7 +142,7 @@ def test_nan_is_no_record(store: Store) -> None:
 def test_what_killed_writers_left_is_swept(store: Store) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    mine = benchmarks.store._temporary(store.path(cell(0)))
+    mine = temporary_name(store.path(cell(0)))
     theirs = mine.with_name(mine.name.replace(str(os.getpid()), str(ended.pid)))
     folder = store.adapters / theirs.name
     folder.mkdir()

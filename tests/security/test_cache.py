@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.cache import FORGOTTEN, VARIABLE, Cache, sweep
 from benchmarks.cell import canonical
-from benchmarks.store import StoreError
+from benchmarks.files import StoreError
 
 KEY = {"kind": "pictures", "world": "abc", "rows": [0, 4]}
 SMALL = {"pictures": torch.arange(6, dtype=torch.uint8), "half": torch.ones(2, dtype=torch.bfloat16)}

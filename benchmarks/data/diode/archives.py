@@ -19,7 +19,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
-from benchmarks.store import storage_error
+from benchmarks.files import storage_error
 from generators.checkpoints.download import _alone
 from generators.checkpoints.transfer import (
     CHUNK,

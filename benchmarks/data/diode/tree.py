@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.store import atomic
+from benchmarks.files import atomic
 from generators.checkpoints.transfer import CACHE_VARIABLE, read_json
 from generators.errors import UserError
 from generators.plain import parse_json

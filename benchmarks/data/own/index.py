@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.store import atomic
+from benchmarks.files import atomic
 from generators.checkpoints.download import weights_folder
 from generators.errors import UserError
 from generators.plain import parse_json

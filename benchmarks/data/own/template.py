@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.store import atomic
+from benchmarks.files import atomic
 from generators.errors import UserError
 
 from .conventions import ENCODINGS, KINDS, OURS, SPACES, UNITS, VALID, choices

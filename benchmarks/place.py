@@ -1,0 +1,204 @@
+"""Files at a URL (s3://bucket/folder, gs://, file://, ...), each whole or not there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from generators.errors import UserError
+
+from .files import StoreError
+
+_TRIES = 4  # of a transfer; seconds between them double, from _PAUSE
+_PAUSE = 0.5
+_FINAL = (PermissionError, IsADirectoryError, NotADirectoryError)
+Result = TypeVar("Result")
+
+
+class Place:
+    """Files below a URL, each whole or not there, by their relative names.
+
+    Args:
+        url: any that fsspec knows; options of the file system are fsspec's own configuration.
+
+    Raises UserError for a scheme nobody knows, or whose package is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._made: set[str] = set()  # folders that are there
+        try:
+            self.files, self.folder = fsspec.core.url_to_fs(self.url)
+        except (ImportError, ValueError) as error:
+            known = "file://, memory://, and what is installed for fsspec: s3fs, gcsfs, adlfs, sshfs ..."
+            todo = "pip install the package for it (s3:// is s3fs, gs:// is gcsfs), or --store DIR"
+            raise UserError(f"the store {url}", f"{error}", known, todo) from error
+
+    def _at(self, name: str) -> str:
+        return f"{self.folder.rstrip('/')}/{name}"
+
+    def _try(self, what: str, name: str, call: Callable[[], Result]) -> Result:
+        """The result of a transfer, tried again when it fails; StoreError when it keeps failing."""
+        for attempt in range(_TRIES):
+            try:
+                return call()
+            except (FileExistsError, FileNotFoundError):
+                raise
+            except OSError as error:
+                if attempt == _TRIES - 1 or isinstance(error, _FINAL):
+                    asked, wrong = f"{what} {self.url}/{name}", f"{type(error).__name__}: {error}"
+                    known = "everything recorded so far is whole and stays as it is"
+                    todo = "look at the connection and your rights there, then run the same command again"
+                    raise StoreError(asked, wrong, known, todo) from error
+            time.sleep(_PAUSE * 2**attempt)
+        raise AssertionError("the last try returns or raises")
+
+    def list(self, folder: str) -> dict[str, tuple[int, int]]:
+        """Name to stamp of the files in a folder; a stamp changes whenever the file is replaced."""
+        self.files.invalidate_cache()
+        try:
+            found = self._try("list", folder, lambda: self.files.ls(self._at(folder), detail=True))
+        except FileNotFoundError:
+            return {}
+        entries = [entry for entry in found if entry["type"] == "file"]
+        return {entry["name"].rpartition("/")[2]: _stamp(entry) for entry in entries}
+
+    def get(self, name: str) -> bytes:
+        """The bytes of a file; raises FileNotFoundError."""
+
+        def read() -> bytes:
+            found: bytes = self.files.cat_file(self._at(name))
+            return found
+
+        return self._try("read", name, read)
+
+    def get_all(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Those of many files that are there, by name; read at once where the file system can."""
+        paths = {self.files._strip_protocol(self._at(name)): name for name in names}
+
+        def read() -> dict[str, bytes]:
+            found = self.files.cat(list(paths), on_error="return")
+            for error in found.values():
+                if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
+                    raise error
+            return {paths[path]: data for path, data in found.items() if isinstance(data, bytes)}
+
+        return self._try("read", f"{names[0]} ...", read) if names else {}
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file that is not there yet; False if it is, unless it was this call that wrote it.
+
+        Of two at once one wins on local disks, in memory and on object stores that know "create"; elsewhere
+        fsspec looks first and writes then.
+        """
+        tried = 0
+
+        def write() -> None:
+            nonlocal tried
+            tried += 1
+            self._write(name, data, "create")
+
+        try:
+            self._try("write", name, write)
+        except FileExistsError:
+            return tried > 1 and self._holds(name, data)  # the first answer was lost, not the request
+        return True
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write a file, replacing what is there."""
+        self._try("write", name, lambda: self._write(name, data, "overwrite"))
+
+    def write_once(self, name: str, data: bytes) -> None:
+        """Write a file, replacing what is there, and try it no second time; raises OSError."""
+        self._write(name, data, "overwrite")
+
+    def upload(self, path: Path, name: str) -> None:
+        """Write a file, or a folder with all that is in it, under a name that nobody else writes."""
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            inside = f"{name}/{file.relative_to(path).as_posix()}" if path.is_dir() else name
+            if file.is_file():
+                self._make_room(inside)
+                self._try("write", inside, partial(self.files.put_file, str(file), self._at(inside)))
+
+    def download(self, name: str, path: Path) -> None:
+        """Read a file, or a folder with all that is in it; raises FileNotFoundError."""
+        found = self._try("list", name, lambda: self.files.find(self._at(name)))
+        if not found:
+            raise FileNotFoundError(f"{self.url}/{name}")
+        root = self._at(name)
+        for file in found:
+            target = path / file[len(root) + 1 :] if file != root else path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._try("read", name, partial(self.files.get_file, file, str(target)))
+
+    def delete(self, name: str) -> None:
+        """Remove a file, or a folder with all that is in it, if it is there."""
+        with suppress(FileNotFoundError):
+            self._try("delete", name, lambda: self.files.rm(self._at(name), recursive=True))
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.get(name) == data
+        except FileNotFoundError:
+            return False
+
+    @property
+    def local(self) -> bool:
+        """Whether it is a folder of this machine, where a file that is being written can be seen."""
+        from fsspec.implementations.local import LocalFileSystem
+
+        return isinstance(self.files, LocalFileSystem)
+
+    def _make_room(self, name: str) -> None:
+        folder = self._at(name).rpartition("/")[0]
+        if folder not in self._made:
+            self.files.makedirs(folder, exist_ok=True)
+            self._made.add(folder)
+
+    def _write(self, name: str, data: bytes, mode: str) -> None:
+        path = self._at(name)
+        self._make_room(name)
+        if not self.local:  # an object is there when it is whole
+            self.files.pipe_file(path, data, mode=mode)
+            return
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        try:
+            self.files.pipe_file(str(temporary), data)
+            if mode == "create":
+                os.link(temporary, target)
+            else:
+                os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+# What a file system tells of a file that changes with its content, by its names for it.
+_TOLD: tuple[str, ...] = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "content_md5",
+    "generation",
+    "version_id",
+    "mtime",
+    "ino",
+)
+_TOLD += ("LastModified", "last_modified", "updated")
+
+
+def _stamp(entry: dict[str, Any]) -> tuple[int, int]:
+    """Of a file's description: a number of what changes with its content, and its size."""
+    told = {name: str(entry[name]) for name in _TOLD if entry.get(name) is not None}
+    text = json.dumps(told or {"created": str(entry.get("created"))}, sort_keys=True)
+    return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16), int(entry.get("size") or 0)
