@@ -38,18 +38,19 @@ _OWN = "INTRINSIC_BENCH_"  # variables of ours: a node's own count, the driver's
 # On a node.
 
 
-def work(cell: Mapping[str, Any], address: str, settings: str) -> Message:
+def work(cell: Mapping[str, Any], address: str, settings: str, cut: int) -> Message:
     """Compute one cell in this process; what came of it, as a message to the runner.
 
     Args:
         cell: as `benchmarks.hands.plain` has it.
         address: of the store, seen from here.
         settings: JSON of the Settings.
+        cut: see `benchmarks.worker.compute`.
     """
     asked, made = Settings(**json.loads(settings)), Cell(**cell)
     try:
         set_up(asked)
-        record = compute(made, store_at(address), asked, lambda message: None)
+        record = compute(made, store_at(address), asked, lambda message: None, cut)
     except Exception as error:
         message = failure(error, made, asked.device)
         if message.get("retire"):
@@ -71,7 +72,12 @@ def _task() -> Any:
     """The function that Ray sends out, whole: a node may need the driver's paths to find this package."""
 
     def compute_cell(
-        paths: list[str], variables: dict[str, str], cell: dict[str, Any], address: str, settings: str
+        paths: list[str],
+        variables: dict[str, str],
+        cell: dict[str, Any],
+        address: str,
+        settings: str,
+        cut: int,
     ) -> Any:
         import os
         import sys
@@ -81,7 +87,7 @@ def _task() -> Any:
             os.environ.setdefault(name, value)
         from benchmarks.cluster import work
 
-        return work(cell, address, settings)
+        return work(cell, address, settings, cut)
 
     return compute_cell
 
@@ -275,7 +281,7 @@ class RayEngine:
         installed = (sys.prefix, sys.base_prefix)  # every node has its own
         paths = [entry or os.getcwd() for entry in sys.path if not entry.startswith(installed)]
         address = self.store.address if "://" in self.store.address else os.path.abspath(self.store.address)
-        task.ref = sent.remote(paths, variables, plain(cell), address, self.settings.to_json())
+        task.ref = sent.remote(paths, variables, plain(cell), address, self.settings.to_json(), slot.cut)
 
     def listen(self, seconds: float) -> list[tuple[Slot, Message]]:
         """What came back, and what tasks say in the store of how far they are."""
@@ -291,7 +297,7 @@ class RayEngine:
 
     def _result(self, ref: Any) -> Message:
         """What a task came to."""
-        from ray.exceptions import RayError, RayTaskError
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
         try:
             message: Message = self.ray.get(ref)
@@ -301,7 +307,8 @@ class RayEngine:
             return {"kind": "failed", "reason": reason, "traceback": text, "retire": False}
         except RayError as error:
             reason = " ".join(str(error).split())[:300]
-            return {"kind": "lost", "reason": f"{type(error).__name__}: {reason}"}
+            short = isinstance(error, OutOfMemoryError)  # of the machine: Ray ends the newest task
+            return {"kind": "lost", "reason": f"{type(error).__name__}: {reason}", "short": short}
         return message
 
     def _read(self, cell: Cell) -> str:

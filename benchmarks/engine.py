@@ -8,6 +8,8 @@ Messages are dictionaries with a kind:
     fatal     parts (the four of a StoreError): the store cannot be written, nobody can go on
     gone      reason, log: the process died, for a reason of the cell or its own
     lost      reason: the machine or the way to it is gone; the cell can be given out again
+
+With the last two, short says that it was killed because memory ran out.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ class Slot:
     Attributes:
         number: from 0.
         cell: what it is at, None if it is free.
+        cut: how many times fewer pictures than planned the cell begins with.
         model: whose weights it has loaded, "" if unknown.
         share: done of the cell, 0 to 1; phase: what it is at.
         began: when the cell was given, monotonic seconds; heard: the last sign of life.
@@ -35,10 +38,12 @@ class Slot:
     def __init__(self, number: int) -> None:
         self.number = number
         self.cell: Cell | None = None
+        self.cut = 1
         self.model, self.share, self.phase, self.began, self.heard = "", 0.0, "starting", 0.0, 0.0
 
-    def take(self, cell: Cell) -> None:
+    def take(self, cell: Cell, cut: int = 1) -> None:
         """Note that a cell begins here."""
+        self.cut = cut
         self.cell, self.model, self.share, self.phase = cell, cell.model, 0.0, "starting"
         self.began = self.heard = time.monotonic()
 

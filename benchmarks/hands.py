@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 from .cell import Cell
@@ -49,12 +50,14 @@ class Hand(Slot):
         """Start a cell."""
         if self.process is None:
             self._start()
+        self.kills = memory_kills()
+        job = json.dumps({"cell": plain(cell), "cut": self.cut}).encode()
         try:
-            self.connection.send_bytes(json.dumps({"cell": plain(cell)}).encode())
+            self.connection.send_bytes(job)
         except (BrokenPipeError, ConnectionResetError):  # it died idle: a fresh one takes the cell
             self.close()
             self._start()
-            self.connection.send_bytes(json.dumps({"cell": plain(cell)}).encode())
+            self.connection.send_bytes(job)
 
     def hear(self) -> Message:
         """The next message; "gone" if the process is."""
@@ -62,7 +65,8 @@ class Hand(Slot):
             message: Message = json.loads(self.connection.recv_bytes())
         except (EOFError, ConnectionResetError):
             said, status = self.said(), self.close()
-            return {"kind": "gone", "reason": death(status), "log": said}
+            short = status == -signal.SIGKILL and memory_kills() > self.kills
+            return {"kind": "gone", "reason": death(status), "log": said, "short": short}
         if message["kind"] == "failed":
             message["traceback"] += self.said()
         return message
@@ -93,6 +97,15 @@ class Hand(Slot):
         self.output.close()
         self.process, self.model = None, ""
         return status
+
+
+def memory_kills() -> int:
+    """Processes that the system has killed for lack of memory since it started; 0 where it does not tell."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+    except OSError:  # not Linux
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
 
 def plain(cell: Cell) -> dict[str, Any]:

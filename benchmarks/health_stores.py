@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -16,9 +15,10 @@ from generators.checkpoints.download import weights_folder
 from generators.checkpoints.transfer import CACHE_VARIABLE
 from generators.errors import UserError
 from generators.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from generators.plain import parse_json
 
 from .at_work import DAY, DEAD, leftovers, process
-from .claims import Claim
+from .claims import LEASE, Claim
 from .health import gigabytes
 from .plan import RESULTS, duration
 from .state import SLACK
@@ -171,13 +171,13 @@ def damage(path: Path) -> str:
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
             if 8 + length > size:
                 return "it is empty" if not size else "it is cut off"
-            header = json.loads(file.read(length))
-        ends = [facts["data_offsets"][1] for name, facts in header.items() if name != "__metadata__"]
+            header = parse_json(file.read(length))
+        ends = [int(facts["data_offsets"][1]) for name, facts in header.items() if name != "__metadata__"]
     except FileNotFoundError:
         return ""  # swept meanwhile
     except OSError as error:
         return error.strerror or str(error)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError):
         return "its header is damaged"
     return "" if 8 + length + max(ends, default=0) == size else "it is cut off, or longer than it says"
 
@@ -275,7 +275,7 @@ def claims(what: str, folder: Path) -> Iterator[Finding]:
         yield Finding(WARNING, what, some("claims of the dead", dead), "a run was killed", cure)
     if old:
         why = "a run on another machine was killed, or works longer than a week; from here nobody can tell"
-        cure = f"if it is gone: rm {' '.join(text.partition(' ')[0] for text in old[:NAMED])}"
+        cure = f"nothing to do: the next run takes them over if their owners are silent for {LEASE:.0f} s"
         yield Finding(WARNING, what, some("claims older than a week", old), why, cure)
     if torn:
         why = "a claim appears whole or not at all: something else wrote it; its cell cannot be computed"

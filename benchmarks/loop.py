@@ -77,7 +77,8 @@ class Runner:
         self.far: dict[str, tuple[Cell, Claim]] = {}  # claimed by runners of other machines
         self.watch = Watch(store.pulse_of)
         self.trained: set[str] = set()  # shared trainings that are in the cache by now
-        self.lost: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()  # times a cell was given out in vain
+        self.short: Counter[str] = Counter()  # and of these, how often memory ran out
         self.computed = 0
         self.stopping = 0
         self._left = (0.0, 0.0)
@@ -139,7 +140,7 @@ class Runner:
         if owner is None and self.store.stamp(cell) == self.before[cell.hash]:
             if not self.lost[cell.hash]:
                 self.store.log(cell).unlink(missing_ok=True)  # of an earlier run
-            slot.take(cell)
+            slot.take(cell, 2 ** self.short[cell.hash])
             self.engine.give(slot, cell)
             self.show.working(slot.number, cell, 0.0, "starting")
         elif owner is None:
@@ -198,10 +199,10 @@ class Runner:
                 self._done(slot, message["seconds"], message["memory"])
             case "failed":
                 self._failed(slot, message["reason"], message["traceback"])
-            case "gone":
+            case "gone" if not message.get("short"):
                 self._failed(slot, message["reason"], message["log"])
-            case "lost":
-                self._lost(slot, cell, message["reason"])
+            case "gone" | "lost":
+                self._lost(slot, cell, message)
             case "fatal":
                 raise StoreError(*message["parts"])
 
@@ -221,14 +222,20 @@ class Runner:
         self.expected.learn(cell, seconds, memory)
         self.show.finished(slot.number, cell, seconds)
 
-    def _lost(self, slot: Slot, cell: Cell, reason: str) -> None:
-        """Its machine is gone: the cell goes out again, unless it is recorded, or lost too often."""
+    def _lost(self, slot: Slot, cell: Cell, message: Message) -> None:
+        """Its machine or memory is gone: the cell goes out again, unless it is recorded, or lost too often.
+
+        Where memory ran out, half as many pictures are in it at once.
+        """
+        reason = message["reason"]
         self.lost[cell.hash] += 1
+        self.short[cell.hash] += bool(message.get("short"))
         again = self.lost[cell.hash] <= LOST and not self._recorded(cell)
         if not again:
-            self._failed(slot, f"{reason}, {self.lost[cell.hash]} times", "")
+            self._failed(slot, f"{reason}, {self.lost[cell.hash]} times", message.get("log", ""))
             return
-        self.show.say(f"given out again: {cell}: {reason}")
+        how = ", with half as many pictures at once" if message.get("short") else ""
+        self.show.say(f"given out again{how}: {cell}: {reason}")
         self.queue.put_back(self._free(slot))
 
     def _recorded(self, cell: Cell) -> bool:

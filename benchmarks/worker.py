@@ -203,7 +203,17 @@ class Beat:
         self._thread.join()
 
 
-def compute(cell: Cell, store: Store, settings: Settings, tell: Callable[[Message], None]) -> Record:
+def _cut(times: int) -> None:
+    """Let the next cell begin with fewer pictures at once; what never loaded a model has nothing to cut."""
+    if times > 1 or "probes.memory" in sys.modules:
+        from probes import memory
+
+        memory.cut(times)
+
+
+def compute(
+    cell: Cell, store: Store, settings: Settings, tell: Callable[[Message], None], cut: int = 1
+) -> Record:
     """One cell to one record in the store; raises whatever went wrong.
 
     What it makes lies in a folder of this attempt until the record is there: a process that dies, or comes
@@ -211,7 +221,9 @@ def compute(cell: Cell, store: Store, settings: Settings, tell: Callable[[Messag
 
     Args:
         tell: takes messages of the kind "progress".
+        cut: how many times fewer pictures than planned are in memory at once, as the record then says.
     """
+    _cut(cut)
     start, before = time.perf_counter(), store.stamp(cell)
     beat = Beat(cell, store, tell)
     with store.attempt(cell) as own, store.beating(cell), beat, logging_to(store.log(cell)):
@@ -271,9 +283,10 @@ class Worker:
     def serve(self) -> None:
         """Compute cells until told otherwise; what a cell raises is its own failure, not the worker's."""
         while True:
-            cell = Cell(**self.jobs.get()["cell"])
+            job = self.jobs.get()
+            cell = Cell(**job["cell"])
             try:
-                record = compute(cell, self.store, self.settings, self.say)
+                record = compute(cell, self.store, self.settings, self.say, job["cut"])
             except Exception as error:
                 self.say(failure(error, cell, self.settings.device))
             else:

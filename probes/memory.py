@@ -1,7 +1,7 @@
 """What is done when memory runs out: fewer pictures at once, and a plain word where one is too many.
 
-A system that kills processes when memory is short (Linux does, where it promises more than it has) asks
-nobody first: that is the runner's to notice. Here is what an allocator refuses.
+Here is what an allocator refuses. A system that kills processes when memory is short (Linux does, where it
+promises more than it has) asks nobody first: the runner notices, and the next process begins with `cut`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import gc
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ SAID = (
     "could not execute a primitive",
 )
 _at_once: dict[str, int] = {}  # see `at_once`
+_cut = 1  # see `cut`
 
 
 class OutOfMemory(UserError, MemoryError):
@@ -152,6 +153,8 @@ def portions(count: int, size: int, compute: Callable[[slice], T], asked: str) -
         OutOfMemory: one row is too much.
     """
     start = 0
+    if _cut > 1:
+        size = _at_once[asked] = max(1, min(size, count) // _cut)
     while start < count:
         rows = slice(start, min(start + size, count))
         found = attempt(lambda: compute(rows))  # noqa: B023 (called at once)
@@ -175,9 +178,15 @@ def forget() -> None:
     _at_once.clear()
 
 
+def cut(times: int) -> None:
+    """Begin everything with so many times fewer pictures at once: an attempt was killed for memory."""
+    global _cut
+    _cut = times
+
+
 @dataclass
 class Parts:
-    """In how many parts the batches of a training run: in one until memory runs out.
+    """In how many parts the batches of a training run: in one (see `cut`) until memory runs out.
 
     Attributes:
         size: rows that run together, 0 for all there are.
@@ -186,12 +195,12 @@ class Parts:
     """
 
     size: int = 0
-    count: int = 1
+    count: int = field(default_factory=lambda: _cut)
     since: int = 0
 
     def of(self, rows: int) -> list[slice]:
         """The parts of a batch, sizes as equal as may be."""
-        count = -(-rows // self.size) if self.size else 1
+        count = -(-rows // self.size) if self.size else min(rows, self.count)
         return [slice(rows * k // count, rows * (k + 1) // count) for k in range(count)]
 
     def halve(self, rows: int, step: int, asked: str, said: str) -> None:

@@ -84,7 +84,7 @@ def test_the_task_is_sent_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INTRINSIC_BENCH_TRY", raising=False)
     try:
         with pytest.raises(TypeError, match="Cell"):
-            task([str(ROOT)], {"INTRINSIC_BENCH_TRY": "1"}, {"model": "x"}, "nowhere", "{}")
+            task([str(ROOT)], {"INTRINSIC_BENCH_TRY": "1"}, {"model": "x"}, "nowhere", "{}", 1)
         assert sys.path == ["elsewhere", str(ROOT)] and os.environ["INTRINSIC_BENCH_TRY"] == "1"
     finally:
         os.environ.pop("INTRINSIC_BENCH_TRY", None)

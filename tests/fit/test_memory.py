@@ -30,6 +30,7 @@ from probes.linear import accumulate, stacked_targets
 from probes.memory import OutOfMemory, Parts, Short, attempt, explained, is_short, portions
 from probes.methods import fill_options
 from probes.task import Examples, Task
+from tests.fit.memory_limits import task as small_task
 from tests.fit.test_ranks import ROOT
 from tests.probes.tiny import TinyGenerator, examples
 
@@ -305,6 +306,23 @@ def test_portions_halve_and_go_on_with_less() -> None:
     memory.forget()
     list(portions(6, 3, taken, "take"))
     assert memory.at_once() == {}  # all went as planned
+
+
+def test_what_an_earlier_attempt_was_killed_for_begins_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first step on; the numbers are those of the whole batch, and the record tells."""
+    whole = finetune.fit(small_task())
+    monkeypatch.setattr(memory, "_cut", 1)
+    memory.cut(2)
+    memory.forget()
+    cut = finetune.fit(small_task())
+    assert "parts" not in whole.details and cut.details["parts"] == {"parts": 2, "since_step": 0}
+    assert cut.details["loss_last"] == pytest.approx(whole.details["loss_last"], rel=1e-4)
+    taken = Narrow(100, lambda rows: list(range(100))[rows], lambda rows: rows.stop - rows.start)
+    assert [row for _, rows in portions(23, 10, taken, "take") for row in rows] == list(range(23))
+    assert taken.asked == [5, 5, 5, 5, 3] and memory.at_once()["take"] == 5
+    memory.cut(64)
+    assert Parts().of(5) == [slice(k, k + 1) for k in range(5)]
+    assert len(list(portions(3, 10, taken, "take"))) == 3
 
 
 def test_prediction_is_the_same_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:

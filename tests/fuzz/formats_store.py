@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,10 +24,12 @@ from benchmarks.data.own.index import VERSION, _memo, checked, read_index
 from benchmarks.data.own.settings import FILE, read_settings
 from benchmarks.data.prompts import read_prompts
 from benchmarks.draw import FACTS, Drawing
+from benchmarks.health_stores import damage, one_store
 from benchmarks.label import SIDECAR, _continued
 from benchmarks.plan import estimates
 from benchmarks.predict.inputs import Source
 from benchmarks.predict.sidecar import forget, is_finished, source_facts, write_sidecar
+from benchmarks.remote import RemoteStore
 from benchmarks.report.ceiling import read_ceilings
 from benchmarks.report.paper.counts import read_counts
 from benchmarks.report.paper.published import SHEETS, read_published
@@ -129,6 +132,20 @@ def read_sign(path: Path) -> None:
     found = at_work.works_of(folder_of(path), {CELL.hash: CELL.facts()}, [], 1e9)
     assert all(isinstance(work.phase, str) for work in found)
     look(path)
+
+
+def examine(path: Path) -> None:
+    """What `doctor` says of the store of a file: it finds fault with anything, and never fails itself."""
+    store = path.parent if path.name == "suite.json" else folder_of(path)
+    assert all(found.mark and found.text for found in one_store(store))
+
+
+def at_url(path: Path) -> RemoteStore:
+    """The store of a file, as a machine sees it that has fetched nothing yet."""
+    store = path.parent if path.name == "suite.json" else folder_of(path)
+    mirror = store.with_name("mirror")
+    shutil.rmtree(mirror, ignore_errors=True)
+    return RemoteStore(f"file://{store}", mirror)
 
 
 def sweep(path: Path) -> None:
@@ -320,6 +337,17 @@ def formats() -> list[Format]:
         prepare=with_record),
         json_format("suite-status", "suite.json", suite_text, look, prepare=with_record, cases=60),
         json_format("claim", "claims/0123456789abcdef.json", claims, read_claim),
+        json_format("record-doctor", RECORD, record, examine, prepare=in_store, errors=(), cases=60),
+        json_format("suite-doctor", "suite.json", suite_text, examine, errors=(), cases=60),
+        json_format("claim-doctor", "claims/0123456789abcdef.json", claims, examine, prepare=in_store,
+        errors=(), cases=60),
+        Format("cache-doctor", "safetensors", "entry.safetensors", entries, damage, errors=(), cases=60),
+        json_format("record-url", RECORD, record, lambda p: use(at_url(p).read(CELL)), cases=60),
+        json_format("suite-url", "suite.json", suite_text, lambda p: at_url(p).suite(), cases=60),
+        json_format("claim-url", "claims/0123456789abcdef.json", claims, lambda p: at_url(p).owner(p),
+        cases=60),
+        json_format("progress-url", f"progress/{CELL.hash}.json", signs, lambda p: at_url(p).sweep(),
+        errors=(), cases=60),
         json_format("progress", f"progress/{CELL.hash}.json", signs, read_sign, prepare=in_store, errors=()),
         json_format("progress-sweep", f"progress/{CELL.hash}.json", signs, sweep, prepare=in_store, errors=(),
         cases=60),

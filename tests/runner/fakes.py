@@ -60,11 +60,29 @@ def _raise(error: Exception) -> None:
     raise error
 
 
+def _take_memory() -> None:
+    """A gigabyte, or as much less as this attempt has been told to begin with."""
+    from probes import memory
+
+    taken = bytearray(2**30 // memory._cut)
+    taken[:: 2**12] = b"x" * len(taken[:: 2**12])  # the system gives a page when it is written
+
+
+def _die_of_memory() -> None:
+    """As the system ends a process that is too large, unless it has become small enough."""
+    from probes import memory
+
+    if memory._cut < 4:
+        _die(signal.SIGKILL)
+
+
 DOES: dict[str, Callable[[], None]] = {
     "raise": lambda: _raise(RuntimeError("the layer is broken")),
     "user": lambda: _raise(UserError("rank 4096", "the layer has 64 columns", "at most 64", "lower rank")),
     "memory": lambda: _raise(MemoryError()),
     "killed": lambda: _die(signal.SIGKILL),
+    "large": _take_memory,
+    "too large": _die_of_memory,
     "segfault": faulthandler._sigsegv,
     "exit": lambda: os._exit(5),
     "full": _fill_disk,
