@@ -14,6 +14,8 @@ import click
 
 from generators.errors import UserError
 
+from .columns import columns
+
 if TYPE_CHECKING:
     from .runner import Outcome
     from .store import Store
@@ -71,10 +73,7 @@ def main(debug: bool) -> None:
 
 def _columns(rows: Iterable[Sequence[str]]) -> None:
     """Print rows with aligned columns, the first row being the heading."""
-    table = [list(row) for row in rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    for row in table:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("\n".join(columns(rows)))
 
 
 @main.group("ls")
@@ -308,12 +307,9 @@ def report(suite_or_store: str | None, readme: Path | None) -> None:
         return
     stores = _stores(suite_or_store)
     if not stores:
-        raise UserError(
-            f"report {suite_or_store or ''}".rstrip(),
-            "there is no store with a suite.json",
-            "a store is the folder that a run fills, by default results/SUITE",
-            "intrinsic-bench run SUITE",
-        )
+        from .state import no_store
+
+        raise no_store(f"report {suite_or_store or ''}".rstrip())
     for place in stores:
         _report(place)
     if readme is not None:

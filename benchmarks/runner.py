@@ -149,7 +149,8 @@ def compute(
     settings = Settings(execute, device, deterministic, track, timeout)
     store.prepare()
     before = {cell.hash: store.stamp(cell) for cell in cells}  # first: what comes later is another runner's
-    missing = [cell for cell in cells if not _keeps(store.read(cell), overwrite)]
+    found = {cell.hash: store.read(cell) for cell in cells}
+    missing = [cell for cell in cells if not _keeps(found[cell.hash], overwrite)]
     refuse_missing(missing)
     computed, elsewhere = 0, {}
     if missing:
@@ -162,7 +163,8 @@ def compute(
         with signals(runner):
             runner.run()
         computed, elsewhere = runner.computed, runner.elsewhere
-    records = (store.read(cell) for cell in cells)
+    found |= {cell.hash: store.read(cell) for cell in missing}
+    records = (found[cell.hash] for cell in cells)
     return Outcome([record for record in records if record], computed, elsewhere)
 
 

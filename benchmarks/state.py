@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from generators.errors import UserError
 
 from .at_work import Leftover, Work, closed, leftovers, listed, read_json, works_of
 from .cell import NO_MODEL, Cell
+from .glance import glance
 from .plan import Estimates
 from .progress import first_line
-from .store import Store, seconds
+from .store import Store
 
 ALL_DONE, SOME_FAILED, AT_WORK, NOBODY = 0, 3, 4, 5  # exit statuses
 HOUR = 3600.0
@@ -169,7 +171,7 @@ class Reader:
                     raise FileNotFoundError
                 self._suite = (stamp, found)
         except FileNotFoundError:
-            raise no_store(self.folder) from None
+            raise no_store(f"status {self.folder}") from None
         except PermissionError as error:
             raise closed(path, error) from error
         return self._suite[1]
@@ -238,9 +240,8 @@ class Reader:
         chosen = [name for group in newest.values() for _, name in sorted(group, reverse=True)[:SAMPLE]]
         learned = Estimates()
         for name in chosen[:SAMPLES]:
-            record = read_json(self.folder / "records" / f"{name}.json")
-            if record is not None and isinstance(record.get("seconds"), dict):
-                learned.learn(_cell(planned[name]), seconds(record))
+            with suppress(OSError, ValueError):  # gone by now, or corrupt
+                learned.learn(_cell(planned[name]), glance(self.folder / "records" / f"{name}.json").seconds)
         self._learned = (len(heads), learned)
         return learned
 
@@ -264,10 +265,10 @@ def _ahead(times: Iterable[float], now: float) -> float:
     return found if found > SLACK else 0.0
 
 
-def no_store(folder: Path) -> UserError:
-    """The error for a folder that is no store."""
+def no_store(asked: str) -> UserError:
+    """The error for what no store is there for."""
     return UserError(
-        f"status {folder}",
+        asked,
         "there is no store with a suite.json",
         "a store is the folder that a run fills, by default results/SUITE",
         "intrinsic-bench run SUITE",

@@ -14,6 +14,7 @@ import click
 from generators.errors import UserError
 
 from .at_work import DEAD, SILENCE, Work
+from .columns import columns
 from .plan import RESULTS, default_store, duration
 from .state import ALL_DONE, AT_WORK, NOBODY, SOME_FAILED, Reader, State, no_store
 from .suite import load_suite
@@ -72,7 +73,7 @@ def _readers(what: str | None) -> list[Reader]:
     if what is None:
         found = sorted(path.parent for path in RESULTS.glob("*/suite.json"))
         if not found:
-            raise no_store(RESULTS)
+            raise no_store(f"status {RESULTS}")
         return [Reader(folder) for folder in found]
     if "://" in what:
         return [_elsewhere(what)]
@@ -280,11 +281,3 @@ def _row(state: State) -> tuple[str, ...]:
     counts = (state.planned, state.done, state.failed, state.running, state.missing, state.corrupt)
     last = "-" if state.last is None else f"{duration(state.last)} ago"
     return (state.store, *(f"{n:,}" if n else "-" for n in counts), last, outlook(state))
-
-
-def columns(rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """Rows with aligned columns, the first one being the heading."""
-    table = list(rows)
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    for row in table:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -440,9 +440,3 @@ def corrupt(path: Path, wrong: str, todo: str = "") -> UserError:
         "nothing was changed; the other records are unaffected",
         todo or f"look at it, then move it away or delete it, and its cell is computed again: rm {path}",
     )
-
-
-def seconds(record: Mapping[str, Any]) -> float:
-    """Seconds a cell took, of a record's JSON."""
-    phases = record.get("seconds") or {}
-    return float(phases.get("total", sum(phases.values())))

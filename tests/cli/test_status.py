@@ -278,8 +278,8 @@ def test_no_more_records_are_parsed_than_durations_need(
     for each in cells(60):
         put(store, done(each))
     parsed: list[Path] = []
-    whole = state.read_json
-    monkeypatch.setattr(state, "read_json", lambda path: (parsed.append(path), whole(path))[1])
+    whole = state.glance
+    monkeypatch.setattr(state, "glance", lambda path: (parsed.append(path), whole(path))[1])
     monkeypatch.setattr(Store, "read", lambda *_: pytest.fail("a record was read whole"))
     reader = Reader(store.folder)
     assert reader.look().done == 60
