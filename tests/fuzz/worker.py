@@ -115,7 +115,10 @@ def main() -> None:
 
     from PIL import Image
 
+    from generators import specs
+
     Image.init()
+    specs()  # imports every family: a reader may ask for a generator in any case
     watch.listen()
     worker = Worker(folder, out)
     worker.say(ready=True)
