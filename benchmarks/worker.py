@@ -44,6 +44,9 @@ THREADS = {
         "VECLIB_MAXIMUM_THREADS",
     )
 }
+# The GNU C library gives large blocks back to the system when they are freed, and takes them anew in the next
+# step: pages that have to be cleared again. A worker keeps them; its peak is the same.
+MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 Execute = Callable[..., Record]  # execute(cell, store, progress, device)
 _QUIET = 0.1  # seconds between two reports of progress
 _BEAT = 2.0  # seconds between two reports of progress in the store
@@ -77,10 +80,10 @@ class Settings:
 def environment(settings: Settings) -> dict[str, str]:
     """Variables that a process must be started with to compute cells."""
     if not settings.deterministic:
-        return dict(THREADS)
+        return THREADS | MEMORY
     from probes.determinism import ENVIRONMENT
 
-    return THREADS | ENVIRONMENT
+    return THREADS | MEMORY | ENVIRONMENT
 
 
 def set_up(settings: Settings) -> None:

@@ -220,9 +220,11 @@ def runner(cells: tuple[int, ...]) -> None:
 @click.option("--rounds", default=2, show_default=True)
 def workers(cells: int, steps: int, rounds: int) -> None:
     """The same real cells by one worker and by two, and by plain processes without a runner."""
+    from benchmarks.worker import Settings, environment
+
     from . import runs
 
-    here = THREADS | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    here = environment(Settings()) | {"PYTHONPATH": str(Path(__file__).parents[2])}
     asked = runs.real_cells(cells, steps)
     runs.plain_seconds([asked], here)  # renders and codes are in the cache from here on
     halves = [asked[: cells // 2], asked[cells // 2 :]]
@@ -244,7 +246,8 @@ def workers(cells: int, steps: int, rounds: int) -> None:
         table.add_row(name, f"{one:.1f}", f"{two:.1f}", f"{one / two:.2f}", each)
     more = "Products: seconds of one process's work, two processes do twice as much: their time is halved."
     target = "Target: two workers at least 1.8 times as fast as one, on two cores."
-    _write("workers", ["workers"], table, more, target)
+    asked_for = ["workers", "--cells", str(cells), "--steps", str(steps), "--rounds", str(rounds)]
+    _write("workers", asked_for, table, more, target)
 
 
 if __name__ == "__main__":
