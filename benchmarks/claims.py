@@ -92,9 +92,8 @@ class Watch:
 
     def __init__(self, read: Callable[[Claim], str]) -> None:
         self._read = read
-        self._known: dict[
-            str, tuple[str, float, bool]
-        ] = {}  # text, since when, whether it was another before
+        # By pulse: what it says, since when, and whether it has said something else before.
+        self._known: dict[str, tuple[str, float, bool]] = {}
 
     def alive(self, owner: Claim) -> bool | None:
         """Whether a new pulse was seen lately, or none for LEASE seconds; None: too early to say."""

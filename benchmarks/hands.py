@@ -30,6 +30,7 @@ class Hand(Slot):
         self.arguments = (store.address, settings.to_json())
         self.environment = _environment(settings)
         self.process: subprocess.Popen[bytes] | None = None
+        self.kills = 0  # for lack of memory on this machine, when its cell began
 
     def _start(self) -> None:
         self.connection, theirs = Pipe()
