@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -104,6 +105,21 @@ def canonical(value: Any) -> str:
     return _ENCODER.encode(value)
 
 
+_CHECKSUM = ',\n "checksum": "'
+
+
+def sealed(text: str) -> str:
+    """The text of a JSON object with the CRC-32 of all before it in its last line: against accidents only."""
+    text = text.removesuffix("\n}")
+    return f'{text}{_CHECKSUM}{zlib.crc32(text.encode()):08x}"\n}}'
+
+
+def unsealed(text: str) -> str:
+    """Inverse of sealed, whatever the checksum is."""
+    before, found, _ = text.rpartition(_CHECKSUM)
+    return before + "\n}" if found else text
+
+
 @dataclass
 class Record:
     """What came of a cell.
@@ -141,13 +157,15 @@ class Record:
     log: str | None = None
 
     def to_json(self) -> str:
-        """One record as JSON text with its cell's hash."""
+        """One record as JSON text with its cell's hash and, in its last line, a checksum of all before it."""
         facts = asdict(self) | {"cell": self.cell.facts()}
-        return json.dumps({"hash": self.cell.hash} | facts, indent=1, allow_nan=False)
+        return sealed(json.dumps({"hash": self.cell.hash} | facts, indent=1, allow_nan=False))
 
     @staticmethod
     def from_json(text: str, known: Mapping[str, Cell] | None = None) -> Record:
         """Inverse of to_json; raises ValueError if the text is no record or its hash is not its cell's.
+
+        A checksum, if it has one (earlier versions wrote none), has to be that of the text.
 
         Args:
             known: cells by hash: a record of the same facts takes the cell that is there.
@@ -156,7 +174,12 @@ class Record:
             data = parse_json(text)
             check_shape(data)
             check_cell(data["cell"])
-            claimed = data.pop("hash")
+            claimed, checksum = data.pop("hash"), data.pop("checksum", None)
+            if checksum is not None and sealed(unsealed(text)) != text.rstrip():
+                raise ValueError(
+                    "it was changed or damaged after it was written: its checksum is of another text "
+                    '(whoever changed it on purpose takes the line "checksum" out)'
+                )
             cell = (known or {}).get(claimed)
             if cell is None or cell.facts() != data["cell"]:
                 cell = Cell(**data["cell"])

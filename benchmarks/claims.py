@@ -99,7 +99,7 @@ class Watch:
         """Whether a new pulse was seen lately, or none for LEASE seconds; None: too early to say."""
         now, text = time.monotonic(), self._read(owner)
         before, since, changed = self._known.get(owner.pulse, (text, now, False))
-        if text != before:
+        if text not in ("", before):
             since, changed = now, True
         self._known[owner.pulse] = text, since, changed
         if now - since > LEASE:

@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 from generators.errors import UserError
 
+from .claims import alive
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
@@ -43,6 +45,14 @@ def storage_error(error: OSError, asked: str, writing: bool = True) -> StoreErro
 def temporary_name(path: Path) -> Path:
     """Name to write a file under; it names its writer so that leftovers of the dead are known."""
     return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what was written below a folder by processes of this machine that are gone."""
+    for path in folder.rglob(f".*.{socket.gethostname()}.*.tmp"):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not alive(int(pid)):
+            discard(path)
 
 
 def _create(path: Path) -> BinaryIO:

@@ -12,7 +12,7 @@ from generators.plain import parse_json
 
 from .cell import Cell, Record
 
-_KEYS = frozenset(field.name for field in fields(Record)) | {"hash"}
+_KEYS = frozenset(field.name for field in fields(Record)) | {"hash", "checksum"}
 _BEGIN, _END = b'\n "per_image": {\n', b"\n },\n"  # as Record.to_json writes it; a text has no line ends
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from generators.errors import UserError
 
-from .files import StoreError
+from .files import StoreError, sweep_temporary, temporary_name
 
 _TRIES = 4  # of a transfer; seconds between them double, from _PAUSE
 _PAUSE = 0.5
@@ -159,6 +159,11 @@ class Place:
 
         return isinstance(self.files, LocalFileSystem)
 
+    def sweep(self) -> None:
+        """Remove what killed writers of this machine left half-written, where that can be seen."""
+        if self.local:
+            sweep_temporary(Path(self.folder))
+
     def _make_room(self, name: str) -> None:
         folder = self._at(name).rpartition("/")[0]
         if folder not in self._made:
@@ -172,7 +177,7 @@ class Place:
             self.files.pipe_file(path, data, mode=mode)
             return
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        temporary = temporary_name(target.with_name(f"{target.name}.{secrets.token_hex(4)}"))
         try:
             self.files.pipe_file(str(temporary), data)
             if mode == "create":

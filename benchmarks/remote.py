@@ -267,6 +267,7 @@ class RemoteStore(Store):
         for path in told:
             if not path.exists():
                 self.place.delete(f"progress/{path.name}")
+        self.place.sweep()
 
     def release(self, cell: Cell) -> None:
         """Give a cell of this process back."""
@@ -287,10 +288,12 @@ class RemoteStore(Store):
         except FileNotFoundError:
             return ""
 
-    def end_pulse(self) -> None:
-        """Say nothing any more."""
-        super().end_pulse()
-        self.place.delete(f"claims/{Claim.own().pulse}")
+    def _forget_pulse(self, name: str) -> None:
+        super()._forget_pulse(name)
+        self.place.delete(f"claims/{name}")
+
+    def _pulses(self) -> list[str]:
+        return [name for name in self.place.list("claims") if name.endswith(".pulse")]
 
     def owner(self, path: Path) -> Claim | None:
         """Who holds a claim; None if it is gone."""

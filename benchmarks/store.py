@@ -32,6 +32,7 @@ from .files import (
     discard,
     remove,
     storage_error,
+    sweep_temporary,
     sync_folder,
     temporary_name,
 )
@@ -76,10 +77,7 @@ class Store:
 
     def sweep(self) -> None:
         """Remove temporary files and claims whose owner, a process of this machine, is gone."""
-        for path in self.folder.rglob(f".*.{socket.gethostname()}.*.tmp"):
-            pid = path.name.split(".")[-2]
-            if pid.isdigit() and not alive(int(pid)):
-                discard(path)
+        sweep_temporary(self.folder)
         for path in (self.folder / ATTEMPTS).glob(f"*.{socket.gethostname()}.*"):
             pid = path.name.rpartition(".")[2]
             if pid.isdigit() and not alive(int(pid)):
@@ -92,10 +90,10 @@ class Store:
             owner = self.owner(path)
             if owner is not None and owner.dead:
                 self._bury(path)
-        for path in self.claims.glob(f".{socket.gethostname()}.*.pulse"):
-            pid = path.name.split(".")[-2]
-            if pid.isdigit() and not alive(int(pid)):
-                discard(path)
+        for name in self._pulses():
+            host, _, pid = name.removesuffix(".pulse").rpartition(".")
+            if host == f".{socket.gethostname()}" and pid.isdigit() and not alive(int(pid)):
+                self._forget_pulse(name)
 
     def pull(self, *folders: str) -> None:
         """Bring the folder up to date with what it mirrors: nothing, if it is no mirror (see .remote)."""
@@ -305,8 +303,9 @@ class Store:
         return self.owner(self.claims / f"{cell.hash}.json") == owner
 
     def take_from(self, cell: Cell, owner: Claim) -> None:
-        """Remove the claim of a runner that is believed dead, if it is still its."""
+        """Remove the claim of a runner that is believed dead, if it is still its, and its last pulse."""
         self._bury(self.claims / f"{cell.hash}.json", owner)
+        self._forget_pulse(owner.pulse)
 
     def pulse(self) -> None:
         """Say that this process is alive; nothing is said on a full disk."""
@@ -326,7 +325,14 @@ class Store:
 
     def end_pulse(self) -> None:
         """Say nothing any more."""
-        discard(self.claims / Claim.own().pulse)
+        self._forget_pulse(Claim.own().pulse)
+
+    def _forget_pulse(self, name: str) -> None:
+        discard(self.claims / name)
+
+    def _pulses(self) -> list[str]:
+        """Names of all pulses."""
+        return [path.name for path in self.claims.glob(".*.pulse")]
 
     def owner(self, path: Path) -> Claim | None:
         """Who holds a claim file; None if it is gone."""

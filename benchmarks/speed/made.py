@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cell import NO_INTRINSIC, NO_MODEL, Cell, Record
+from benchmarks.cell import NO_INTRINSIC, NO_MODEL, Cell, Record, sealed, unsealed
 from benchmarks.loop import facts_of
 from benchmarks.metrics import METRICS
 from benchmarks.store import Store
@@ -105,9 +105,9 @@ def record_text(record: Record) -> str:
     )
     numbers, empty = "{\n" + ",\n".join(rows) + "\n }", ' "per_image": {},\n'
     kept, record.per_image = record.per_image, {}
-    text = record.to_json()
+    text = unsealed(record.to_json())
     record.per_image = kept
-    return text.replace(empty, f' "per_image": {numbers},\n', 1) if kept else text
+    return sealed(text.replace(empty, f' "per_image": {numbers},\n', 1) if kept else text)
 
 
 def fill(store: Store, suite: Suite, cells: Sequence[Cell] | None = None) -> Iterator[int]:

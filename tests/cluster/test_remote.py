@@ -272,6 +272,20 @@ def test_claims_of_the_dead_are_taken_over_if_they_died_here(tmp_path: Path) -> 
     assert len(store.place.list("claims")) == 2
 
 
+def test_what_a_killed_writer_left_half_written_is_swept(tmp_path: Path) -> None:
+    """In a folder that is called by its URL; an object store has nothing of the kind."""
+    store = RemoteStore(f"file://{tmp_path}/there", tmp_path / "here")
+    code = (
+        "import os, sys; from benchmarks.place import Place\n"
+        "place = Place(sys.argv[1]); place.files.mv = os.replace = lambda *_: os.kill(os.getpid(), 9)\n"
+        "place.put('records/a.json', b'x')"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, store.url], cwd=ROOT, check=False)
+    assert killed.returncode == -9 and len(files(tmp_path / "there")) == 1
+    store.sweep()
+    assert files(tmp_path / "there") == []
+
+
 @pytest.mark.slow
 def test_two_machines_killed_and_started_again_share_the_work(tmp_path: Path) -> None:
     """Two runners with a mirror each, one killed in between: every cell once, but for those it was at."""

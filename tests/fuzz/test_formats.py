@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from benchmarks.cell import unsealed
 from benchmarks.store import Store
 from generators.errors import UserError
 from tests.fuzz import bombs, formats_files, formats_store, hunt, long, watch
@@ -45,6 +46,22 @@ def test_a_damaged_file_is_read_or_refused(name: str, hunter: Hunter) -> None:
     assert not told, "\n".join([f"{len(found.wrong)} of {name} went wrong", *told])
     assert found.values, "nothing was read: the cases are only refused"
     assert found.refused or not asked.errors, "nothing was refused"
+
+
+def test_a_record_with_a_flipped_bit_is_refused_and_named(tmp_path: Path) -> None:
+    """At every byte: a digit of a number would be another number."""
+    record = one_record()
+    store = Store(tmp_path)
+    store.prepare()
+    store.write(record)
+    whole = store.path(record.cell).read_bytes()
+    for place in range(len(whole) - 1):
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        store.path(record.cell).write_bytes(flipped)
+        with pytest.raises(UserError, match=record.cell.hash):
+            store.read(record.cell)
+    store.path(record.cell).write_text(unsealed(whole.decode()))  # as earlier versions wrote it
+    assert store.read(record.cell) == record
 
 
 def test_a_record_cut_at_every_byte_is_refused_and_named(tmp_path: Path) -> None:

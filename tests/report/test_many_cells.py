@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.cell import NO_MODEL, Cell, Record
+from benchmarks.cell import NO_MODEL, Cell, Record, unsealed
 from benchmarks.metrics import draws
 from benchmarks.metrics.paired import sign_flip
 from benchmarks.metrics.statistics import mean_over_seeds, means_over_seeds
@@ -143,7 +143,7 @@ def test_a_record_of_other_facts_is_not_taken_for_the_planned_cell(tmp_path: Pat
     one = cell(MODEL, "normal", "lora")
     folder = put(tmp_path / "s", [one])
     path = folder / "records" / f"{one.hash}.json"
-    text = json.loads(path.read_text())
+    text = json.loads(unsealed(path.read_text()))
     path.write_text(json.dumps(text | {"cell": text["cell"] | {"test": 39}}))
     with pytest.raises(UserError, match="hashes to"):
         read_store(folder)

@@ -90,7 +90,7 @@ def test_what_a_dead_runner_of_another_machine_had_claimed_is_taken_over(
     outcome = ask(tmp_path, told)
     assert (outcome.status, outcome.computed, outcome.elsewhere) == (0, 2, {})
     assert [said.partition(":")[0].partition(" ")[0] for said in told.said] == ["waiting", "taken"]
-    assert not list((tmp_path / "claims").glob("*.json"))
+    assert not list((tmp_path / "claims").glob("*.json")) and not list((tmp_path / "claims").glob("*.pulse"))
 
 
 def test_a_runner_that_was_only_slow_gives_nothing_back_that_is_another_s(
@@ -167,4 +167,5 @@ def test_a_pulse_is_judged_by_this_machine_s_clock(monkeypatch: pytest.MonkeyPat
     assert look(181) is False
     text[0] = "2"
     assert [look(182), look(200)] == [True, True]
+    text[0] = ""  # that it is gone is no sign of life
     assert look(230) is None and look(363) is False
