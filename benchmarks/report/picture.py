@@ -57,7 +57,7 @@ def save(figure: Figure, path: Path, vector: bool = True) -> list[Path]:
     """Writes `path`.png, and .svg where it is made of lines; no date, no name of a program in them."""
     import matplotlib.pyplot as plt
 
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not once per format
     written = [_write(figure, path.with_suffix(".png"), {"Software": None})]
     if vector:
