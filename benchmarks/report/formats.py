@@ -6,7 +6,8 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from benchmarks.cell import NO_INTRINSIC, NO_MODEL
 from benchmarks.metrics import METRICS, Metric, primary_metric
 from probes.methods import METHODS
 
-from .gather import MARKS, QUALITY, Facts, Group, context, noise, plain, shuffled
+from .gather import MARKS, QUALITY, Context, Facts, Group, context, noise, plain, shuffled
 from .measures import metrics_in, summary
 from .table import ALONE, NOTHING, Entry, Row, Section, entry_text, short_text
 
@@ -153,18 +154,39 @@ def overview(sections: Sequence[Section]) -> str:
     return "\n\n".join(blocks)
 
 
-def front_table(sections: Sequence[Section], method: str) -> str:
-    """The overview with the columns of one method only, as Markdown."""
-    blocks = []
+def most_measured(sections: Sequence[Section]) -> str:
+    """Title of the method that most cells of the overview have a number of; of equals the first."""
+    count: Counter[str] = Counter()
     for one in overviews(sections):
-        kept = [i for i, (_, title) in enumerate(one.columns) if title == method]
-        head = ["model", QUALITY_TITLE, *(one.columns[i][0] for i in kept)]
-        rows = [
-            [markdown_text(title), *(_markdown_cell(*cells[i]) for i in (0, *(k + 1 for k in kept)))]
-            for title, cells in one.rows
-        ]
-        blocks.append(markdown_grid([markdown_text(h) for h in head], rows))
-    return "\n\n".join(blocks)
+        for number, (_, title) in enumerate(one.columns, 1):
+            count[title] += sum(_is_measured(cells[number]) for _, cells in one.rows)
+    return max(count, key=count.__getitem__, default="")
+
+
+def _is_measured(cell: tuple[str, bool]) -> bool:
+    return any(letter.isdigit() for letter in cell[0])
+
+
+def front_table(sections: Sequence[Section], method: str, words: Callable[[Context], str]) -> str:
+    """The overview with the columns of one method only, as Markdown; models it has no number of are left out.
+
+    Args:
+        words: what pictures and truth are called, which stands above each table where there are several.
+    """
+    blocks = []
+    for together in by_context(sections):
+        for one in overviews(together):
+            kept = [0, *(i for i, (_, title) in enumerate(one.columns, 1) if title == method)]
+            rows = [
+                [markdown_text(title), *(_markdown_cell(*cells[i]) for i in kept)]
+                for title, cells in one.rows
+                if any(_is_measured(cells[i]) for i in kept[1:])
+            ]
+            head = ["model", QUALITY_TITLE, *(one.columns[i - 1][0] for i in kept[1:])]
+            if rows:
+                title = markdown_text(words(together[0].question.context))
+                blocks.append((title, markdown_grid([markdown_text(h) for h in head], rows)))
+    return "\n\n".join(f"{title}:\n\n{grid}" if len(blocks) > 1 else grid for title, grid in blocks)
 
 
 def all_rows(section: Section) -> list[Row]:

@@ -14,8 +14,17 @@ from .answers import Answer, find_answers, furthest, real
 from .ceiling import Ceiling, ceiling_text, read_ceilings
 from .claims import claims_markdown
 from .correlation import find_panels
-from .findings import ABOUT_ANSWERS, Block, blocks, finding_lines
-from .formats import all_rows, by_context, front_table, markdown_text, marks_words, overview, write
+from .findings import ABOUT_ANSWERS, Block, blocks, context_words, finding_lines
+from .formats import (
+    all_rows,
+    by_context,
+    front_table,
+    markdown_text,
+    marks_words,
+    most_measured,
+    overview,
+    write,
+)
 from .gather import Facts, Group, gather, model_facts
 from .reading import Results, read_store
 from .table import Section, sections
@@ -83,7 +92,6 @@ def _beside(results: Path) -> list[str]:
 
 
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"  # what stands between them in a README is generated
-FRONT_METHOD = "LoRA"
 
 
 def fill_front_page(store: Path, readme: Path) -> Path:
@@ -101,9 +109,11 @@ def fill_front_page(store: Path, readme: Path) -> Path:
     groups, facts = gather(results), model_facts(results)
     home = readme.parent.resolve()
     scatter = _found(results, "scatter-normal.png")[:1]
+    short = compact(sections(groups, facts), facts)
+    method = most_measured(short)
     parts = [
-        f"**{markdown_text(results.question)}** {FRONT_METHOD}, mean over seeds and test pictures:",
-        front_table(compact(sections(groups, facts), facts), FRONT_METHOD),
+        f"**{markdown_text(results.question)}** By {method}, mean over seeds and test pictures:",
+        front_table(short, method, context_words),
         *(f"![{path.stem}]({_address(home, path.resolve())})" for path in scatter),
         f"All methods, controls, intervals and curves: [results]({_address(home, store.resolve().parent)}).",
     ]
