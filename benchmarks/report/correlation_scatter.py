@@ -10,14 +10,13 @@ from benchmarks.metrics.statistics import Correlation, Interval
 from probes.methods import METHODS
 
 from .correlation_panels import Panel, Point, X
-from .picture import COLORS, INK, MARKERS, Box, axis_title, panels, save, spread, style
+from .picture import COLORS, INK, MARKERS, Box, axis_title, panels, save, spread, squeeze, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 CROWDED = 12  # points from which on an axes is larger
-FAR = -200.0  # a skill (%) below which the axis is logarithmic
 Looks = dict[str, tuple[str, str]]  # family -> color and marker
 
 
@@ -83,9 +82,7 @@ def _scale(ax: Axes, panel: Panel) -> None:
     if max(distances) > 40 * max(min(distances), 1e-12):
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
-    if min(errors) < FAR:
-        ax.set_yscale("symlog", linthresh=-FAR / 4)
-        ax.yaxis.set_major_formatter("{x:g}")
+    squeeze(ax, errors)
 
 
 def _legend(figure: Figure, looks: Looks, own: Sequence[Panel]) -> None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.metrics.statistics import Interval
+from benchmarks.needs import EXACT
 from probes.methods import METHODS
 
 from .gather import Facts, Group, Question, difference, main_settings, noise, plain, setting, shuffled
 from .measures import summary
-from .picture import COLORS, MARKERS, axis_title, panels, save, style
+from .picture import COLORS, MARKERS, axis_title, panels, save, squeeze, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,9 +108,9 @@ def _stage(
     kind: Kind, group: Group, facts: Mapping[str, Facts], main: Mapping[tuple[Question, str, str], str]
 ) -> _Place:
     """(family and domain, share of training) of a model in the setting that tables show."""
-    if not plain(group.cell):
-        return None
-    told = facts[group.cell.model]
+    told = facts.get(group.cell.model)
+    if told is None or told.control or not plain(group.cell):
+        return None  # one trained on scrambled pictures is no stage of the others
     usual = main[(group.question, group.cell.method, told.family)] == group.setting
     return ((told.family, told.domain), float(told.trained)) if usual and told.trained is not None else None
 
@@ -226,10 +227,12 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], lef
         ax.set_xticks(every, [kind.names[int(v)] for v in every])
     else:
         _scale(ax, kind.scale, every)
+    squeeze(ax, (value.value for curve in curves for _, value in curve.points))
     metric = question.metric
     unit = question.unit
     more = f"\n{left:,} more curves are not drawn, see expanded.csv" if left else ""
-    ax.set_title(f"{question.title}, data {question.context.data}{more}")
+    truth = "" if question.context.labels == EXACT else f"\ntruth by {question.context.labels}"
+    ax.set_title(f"{question.title}, data {question.context.data}{truth}{more}")
     dashed = (
         "\ndashed: the same probe of a randomly initialized model" if any(c.level for c in curves) else ""
     )

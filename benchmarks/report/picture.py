@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ DPI = 160
 COLORS = ("#3266a8", "#c8553d", "#3c8d53", "#8a5aa8", "#b08a1e", "#4a9aa5", "#7a6a5d", "#c25b8f")
 MARKERS = "osD^vPX*"
 INK = "#22272e"
+FAR = -200.0  # a skill (%) below which the axis is logarithmic
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
@@ -88,6 +89,13 @@ def panels(
     for spare in every[number:]:
         spare.remove()
     return figure, every[:number]
+
+
+def squeeze(ax: Axes, values: Iterable[float]) -> None:
+    """Let no value far below zero press all others into a line: the scale is logarithmic there."""
+    if min(values) < FAR:
+        ax.set_yscale("symlog", linthresh=-FAR / 4)
+        ax.yaxis.set_major_formatter("{x:g}")
 
 
 def spread(

@@ -29,12 +29,13 @@ from benchmarks.report.correlation import (
 from benchmarks.report.correlation_panels import QUALITIES, noise, values
 from benchmarks.report.correlation_pooled import together
 from benchmarks.report.correlation_scatter import _figure
+from benchmarks.report.curves import find_curves
 from benchmarks.report.formats import csv_text
 from benchmarks.report.gather import Group, gather, model_facts
 from benchmarks.report.picture import style
 from benchmarks.report.reading import read_store
 from generators.errors import UserError
-from tests.report.many import FAMILIES, build, changed, matrix, models, planned, record
+from tests.report.many import FAMILIES, SHARES, build, changed, matrix, models, planned, record
 from tests.report.synthetic import PRIMARY, cell
 
 TWO = models(families=("sd", "stylegan2"))
@@ -87,6 +88,13 @@ def test_an_option_that_is_asked_about_keeps_models_apart(
     cells += [cell(m, NO_INTRINSIC, "frechet") for m in names]
     found = panels_of(build(tmp_path / "s", [record(c) for c in cells]))
     assert [len(p.points) for p in found] == parts
+
+
+def test_a_model_trained_on_scrambled_pictures_is_no_stage_of_the_others(tmp_path: Path) -> None:
+    """It has seen as many as one of them, and would be averaged with it."""
+    results = read_store(build(tmp_path / "s", [record(c) for c in planned(names=TWO, seeds=1)]))
+    curves = [c for c in find_curves(gather(results), model_facts(results)) if c.kind.name == "stage"]
+    assert curves and all([x for x, _ in c.points] == sorted(SHARES.values()) for c in curves)
 
 
 def test_controls_make_three_sets_of_models(panels: list[Panel]) -> None:
