@@ -27,6 +27,7 @@ from generators.plain import parse_json
 from .cell import Cell, Record
 from .claims import Claim, alive, now_text
 from .files import (
+    StoreError,
     atomic,
     atomic_folder,
     discard,
@@ -234,11 +235,7 @@ class Store:
         named: dict[str, Any] = {"hash": cell.hash, "model": cell.model, "intrinsic": cell.intrinsic}
         named |= {"method": cell.method, "seed": cell.seed, "host": socket.gethostname(), "pid": os.getpid()}
         state = named | {"share": share, "phase": phase, "since": since, "moved": moved, "at": now_text()}
-        path = self.progress / f"{cell.hash}.json"
-        temporary = temporary_name(path)
-        with suppress(OSError):
-            temporary.write_text(json.dumps(state), encoding="utf-8")
-            os.replace(temporary, path)
+        _tell(self.progress / f"{cell.hash}.json", json.dumps(state))
 
     @contextmanager
     def beating(self, cell: Cell) -> Iterator[None]:
@@ -293,10 +290,14 @@ class Store:
     def release(self, cell: Cell) -> None:
         """Give a cell of this process back; it is another's if this one was believed dead."""
         path = self.claims / f"{cell.hash}.json"
-        with suppress(UserError):  # a claim that cannot be read is not ours
+        try:
             owner = self.owner(path)
-            if owner is not None and owner.mine:
-                self._remove_claim(path)
+        except StoreError:  # the store cannot be reached
+            raise
+        except UserError:  # a claim that cannot be read is not ours
+            return
+        if owner is not None and owner.mine:
+            self._remove_claim(path)
 
     def is_of(self, cell: Cell, owner: Claim) -> bool:
         """Whether a cell is claimed, and by this owner."""
@@ -310,11 +311,7 @@ class Store:
     def pulse(self) -> None:
         """Say that this process is alive; nothing is said on a full disk."""
         own = Claim.own()
-        path = self.claims / own.pulse
-        temporary = temporary_name(path)
-        with suppress(OSError):
-            temporary.write_text(f"{own.started} {time.monotonic_ns()}", encoding="utf-8")
-            os.replace(temporary, path)
+        _tell(self.claims / own.pulse, f"{own.started} {time.monotonic_ns()}")
 
     def pulse_of(self, owner: Claim) -> str:
         """What a process last said of its being alive, "" if it says nothing (any more)."""
@@ -414,6 +411,14 @@ def store_at(where: str | Path) -> Store:
     from .remote import RemoteStore
 
     return RemoteStore(str(where))
+
+
+def _tell(path: Path, text: str) -> None:
+    """Write what is old in a minute: whole or not at all, but not worth an error nor a wait for the disk."""
+    temporary = temporary_name(path)
+    with suppress(OSError):
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
 
 
 def _move(source: Path, target: Path) -> None:
