@@ -106,8 +106,8 @@ def _read_records(store: Path, planned: Mapping[str, Cell]) -> dict[str, Record]
     found = {}
     for path in record_files(store / "records"):
         try:
-            with open(path, encoding="utf-8") as file:
-                record = Record.from_json(file.read(), planned)
+            with open(path, "rb", buffering=0) as file:
+                record = Record.from_json(file.read().decode(), planned)
             record.per_image = {name: packed(values) for name, values in record.per_image.items()}
         except (ValueError, TypeError, AttributeError, OverflowError, OSError) as error:
             raise UserError(f"the record {path}", f"it cannot be read: {error}", "", RERUN) from error

@@ -19,7 +19,7 @@ PACKAGES = ("generators", "probes", "benchmarks")
 RUNTIME = [
     *("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pandas"),
     *("scipy", "seaborn", "click", "rich", "huggingface-hub", "fsspec", "ninja", "pillow"),
-    *("pyyaml", "packaging"),
+    *("pyyaml", "packaging", "orjson"),
 ]
 
 
