@@ -20,6 +20,8 @@ from generators.plain import parse_json
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from generators.base import Sample
+
     from .data.drawn.sampler import Sampler
 
 FACTS = "draw.json"
@@ -52,8 +54,11 @@ def draw(
 
     A model of open images is told the prompts that come with this package, one of rooms captions of rooms.
     """
+    from probes import memory
+
     from .data.drawn.sampler import sampler
 
+    memory.forget()
     asked = sampler(model, seed, steps, guidance, asked=f"draw {model}")
     drawing = Drawing(asked, out, tuple(told(asked, count, prompts)))
     drawing.prepare(source_hash(asked, prompts))
@@ -62,6 +67,8 @@ def draw(
         from .data.drawn.load import batch_size
 
         drawing.draw(missing, batch or batch_size(asked.spec.resolution), device)
+        for line in memory.shortages():
+            click.echo(line, err=True)
     click.echo(f"{out}: {len(missing)} pictures drawn, {count - len(missing)} were there")
 
 
@@ -185,14 +192,18 @@ class Drawing:
     def draw(self, missing: Sequence[int], batch: int, device: str) -> None:
         """Draw the pictures of some seeds."""
         from generators import registry
+        from probes.memory import portions
 
         model = registry.load(self.asked.model, device)
         arguments = self.asked.arguments
         with click.progressbar(length=len(missing), label=self.asked.model, file=sys.stderr) as bar:
-            for start in range(0, len(missing), batch):
-                seeds = missing[start : start + batch]
-                said = [self.prompts[s - self.asked.seed] for s in seeds] if arguments else None
-                sample = model.sample(seeds, said, **arguments)
+
+            def some(rows: slice) -> Sample:
+                said = [self.prompts[s - self.asked.seed] for s in missing[rows]] if arguments else None
+                return model.sample(missing[rows], said, **arguments)
+
+            for rows, sample in portions(len(missing), batch, some, "draw pictures"):
+                seeds = missing[rows]
                 for i, seed in enumerate(seeds):
                     self._keep(seed, sample.images[i], {k: v[i : i + 1] for k, v in sample.code.items()})
                 bar.update(len(seeds))

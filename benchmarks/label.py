@@ -103,9 +103,12 @@ def label_into(
     Raises UserError: nothing of this name; missing weights; or the folder holds files that are not this
     command's, or of other settings.
     """
+    from probes import memory
+
     from .predictors.labeling import check_asked
     from .predictors.registry import describe_predictor, load, on_machine
 
+    memory.forget()
     spec = describe_predictor(predictor)
     wanted = tuple(dict.fromkeys(intrinsics)) or spec.intrinsics
     check_asked(predictor, wanted)
@@ -115,6 +118,8 @@ def label_into(
     settings = {**asked.settings, "predictor": predictor, "intrinsics": list(wanted)}
     facts = _begin(out, asked, settings, spec)
     _draw(out, asked, wanted, predictor, device, facts, say)
+    for line in memory.shortages():
+        say(line)
     facts["errors"] = _errors(out, asked, wanted, spec) if asked.truth else {}
     _write_facts(out, facts)
     return facts

@@ -173,6 +173,11 @@ def at_once() -> dict[str, int]:
     return dict(_at_once)
 
 
+def shortages() -> list[str]:
+    """`at_once` in words, a line each."""
+    return [f"memory ran out: {asked}, {size} at a time" for asked, size in _at_once.items()]
+
+
 def forget() -> None:
     """Begin `at_once` anew: another cell begins."""
     _at_once.clear()

@@ -63,7 +63,8 @@ def label(pictures: Tensor) -> dict[str, Tensor]:
 
     network, seen = load_rooms_network(), _plain(pictures, {}).pictures
     with torch.no_grad():
-        outputs = torch.cat([network(part) for part in seen.split(BATCH)])
+        parts = portions(len(seen), BATCH, lambda rows: network(seen[rows]), "predict by rooms-network")
+        outputs = torch.cat([found for _, found in parts])
     return {f"maps.{name}": maps_of(outputs, name) for name in INTRINSICS}
 
 

@@ -62,6 +62,8 @@ def predict(
     Exit status: 0 all is done, 3 some pictures failed (see failed.json), 2 something to mend, 130
     stopped by Ctrl-C.
     """
+    from probes.memory import shortages
+
     from .run import predict_pictures
     from .show import show
 
@@ -81,6 +83,8 @@ def predict(
         click.echo("stopped; what is done is done. To continue, run the same command again.", err=True)
         sys.exit(INTERRUPTED)
     _summary(outcome, out)
+    for line in shortages():
+        click.echo(line, err=True)
     sys.exit(outcome.status)
 
 

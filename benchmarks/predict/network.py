@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probes import memory
 from probes.intrinsics import INTRINSICS
 
 from .clock import Clock
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from .inputs import Source
 
+ASKED = "draw maps"
 HELD = 4  # batches of pieces that wait for others of their size, at most
 
 
@@ -119,20 +121,23 @@ class Artist:
     def work(self, batch: list[tuple[Job, int]]) -> list[Job]:
         """Draw a batch of pieces; gives the pictures that are complete now, each once.
 
-        A batch that does not fit into memory fails its own pictures only.
+        Where memory runs out there are fewer at once, in later batches, too. Pieces of a size of which not
+        even one fits fail their own pictures only.
         """
         wanted = [(job, number) for job, number in batch if not job.reason]
-        if wanted:
-            try:
-                drawn = self.draw(torch.stack([job.piece(number) for job, number in wanted]))
-            except RuntimeError as error:  # torch.OutOfMemoryError is one; without a GPU it has no class
-                if not _out_of_memory(error):
-                    raise
-                for job, _ in wanted:
-                    job.reason = f"not enough memory for it ({_first(error)}): --batch 1, or --resize tile"
-            else:
-                for (job, number), part in zip(wanted, drawn, strict=True):
+
+        def some(rows: slice) -> Tensor:
+            return self.draw(torch.stack([job.piece(number) for job, number in wanted[rows]]))
+
+        size = min(len(wanted), memory.at_once().get(ASKED, len(wanted)))
+        try:
+            for rows, drawn in memory.portions(len(wanted), size, some, ASKED):
+                for (job, number), part in zip(wanted[rows], drawn, strict=True):
                     job.parts[number] = part
+        except memory.OutOfMemory as error:
+            for job, number in wanted:
+                if job.parts[number] is None:
+                    job.reason = f"not enough memory for it ({error.wrong}): try --resize tile"
         complete = [job for job in dict.fromkeys(job for job, _ in batch) if job.complete and not job.left]
         for job in complete:
             job.left = True
@@ -146,11 +151,3 @@ class Artist:
             found = INTRINSICS[self.intrinsic].from_picture(whole)[0]
             values: NDArray[np.float32] = found.permute(1, 2, 0).float().cpu().contiguous().numpy()
         return values if np.isfinite(values).all() else None
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _first(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -156,9 +156,12 @@ class _Work:
 
     def run(self, todo: Sequence[Source], finished: int) -> None:
         """Do all pictures; whatever happens, what was drawn is written."""
+        from probes import memory
         from probes.adapters import attached
 
         from .network import Artist
+
+        memory.forget()
 
         question, settings = self.question, self.settings
         generator = registry.load(question.spec.name, settings.device)

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from generators.errors import UserError
 from probes.intrinsics import INTRINSICS, RELATIVE_DEPTH, Intrinsic
+from probes.memory import portions
 from probes.task import Examples, Task
 
 from .base import ABSENT, Predict, PredictorSpec
 from .registry import describe_predictor, identity
 from .registry import load as load_predictor
-
-if TYPE_CHECKING:
-    pass
 
 BATCH = 4  # pictures a predictor sees at once
 Progress = Callable[[float], None]
@@ -97,23 +95,28 @@ def label_pictures(
     Args:
         pictures: (n 3 h w), uint8 or in [-1, 1], sRGB.
         progress: called with the share done.
+        batch: pictures at once; fewer where memory runs out.
 
     Raises:
         UserError: an unknown predictor, or one that does not give an intrinsic; its weights are missing or
-            broken; or it gives something else than it should.
+            broken; or it gives something else than it should. OutOfMemory: one picture is too much.
     """
     check_asked(predictor, intrinsics)
     shape = {name: (0, INTRINSICS[name].channels, *pictures.shape[2:]) for name in intrinsics}
     if not len(pictures):
         return {name: torch.empty(size) for name, size in shape.items()}
     predict = _loaded(predictor, device, identity(predictor))
+
+    @torch.no_grad()
+    def some(rows: slice) -> dict[str, Tensor]:
+        given = pictures[rows]
+        shown = given.float() / 127.5 - 1 if given.dtype == torch.uint8 else given.float()
+        return _checked(predictor, predict(shown), intrinsics, shown)
+
     parts: list[dict[str, Tensor]] = []
-    for start in range(0, len(pictures), batch):
-        rows = pictures[start : start + batch]
-        shown = rows.float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows.float()
-        with torch.no_grad():
-            parts.append(_checked(predictor, predict(shown), intrinsics, shown))
-        progress(min(1.0, (start + batch) / len(pictures)))
+    for rows, found in portions(len(pictures), batch, some, f"predict by {predictor}"):
+        parts.append(found)
+        progress(rows.stop / len(pictures))
     return {name: torch.cat([part[name] for part in parts]) for name in intrinsics}
 
 

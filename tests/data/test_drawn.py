@@ -272,6 +272,39 @@ def test_it_continues_and_keeps_what_is_whole(tmp_path: Path) -> None:
     assert not list(out.glob(".*"))
 
 
+def test_where_memory_runs_out_fewer_pictures_are_drawn_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (GAN, "--count", 5, "--batch", 5)
+    whole = call(*asked, "--out", tmp_path / "whole")
+    assert whole.exit_code == 0 and "memory" not in whole.stderr
+    true_load, seen = registry.load, []
+
+    def narrow(name: str, device: str = "cpu") -> Any:
+        model = true_load(name, device)
+        true_sample = model.sample
+
+        def sample(seeds: Sequence[int], *said: Any, **more: Any) -> Sample:
+            seen.append(list(seeds))
+            if len(seeds) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB")
+            return true_sample(seeds, *said, **more)
+
+        monkeypatch.setattr(model, "sample", sample)
+        return model
+
+    monkeypatch.setattr(registry, "load", narrow)
+    result = call(*asked, "--out", tmp_path / "parts")
+    assert result.exit_code == 0 and "memory ran out: draw pictures, 2 at a time" in result.stderr
+    assert seen == [[0, 1, 2, 3, 4], [0, 1, 2], [0, 1], [2, 3], [4]]
+    for path in (tmp_path / "whole").glob("*.png"):
+        pair = (np.array(Image.open(folder / path.name)) for folder in (path.parent, tmp_path / "parts"))
+        assert np.abs(np.subtract(*(picture.astype(int) for picture in pair))).max() <= 1
+    seen.clear()
+    found = load(f"drawn:{GAN}", "test", range(5), 64, ALL)
+    assert len(found.pictures) == 5 and max(map(len, seen[-2:])) <= 2
+
+
 def test_another_drawing_does_not_go_into_the_same_folder(tmp_path: Path) -> None:
     out = tmp_path / "a"
     assert call(GAN, "--count", 1, "--out", out).exit_code == 0

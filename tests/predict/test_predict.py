@@ -299,8 +299,26 @@ def test_what_is_not_finite_is_no_map(faulty: Any, adapters: Any, pics: Path, tm
     assert not list((tmp_path / "out").glob("b.*"))
 
 
+SHORT = "CUDA out of memory. Tried to allocate 80 GiB"
+
+
+def test_where_memory_runs_out_fewer_pictures_are_drawn_at_once(
+    faulty: Any, adapters: Any, pics: Path, tmp_path: Path
+) -> None:
+    adapter = adapters("normal")
+    arguments = (pics, "--adapter", adapter, "--batch", "3", "--sheet", "--resize", "square")
+    whole = command(*arguments, "--out", tmp_path / "whole")
+    assert whole.exit_code == 0 and "memory" not in whole.stderr
+    made = faulty(1, torch.OutOfMemoryError(SHORT))
+    result = command(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 0 and "memory ran out: draw maps, 2 at a time" in result.stderr
+    assert made.count == 3  # three refused, then two and one
+    for path in (tmp_path / "whole").glob("*.npy"):
+        np.testing.assert_allclose(np.load(tmp_path / "out" / path.name), np.load(path), atol=1e-5)
+
+
 def test_too_large_for_the_memory_fails_alone(faulty: Any, adapters: Any, pics: Path, tmp_path: Path) -> None:
-    faulty(1, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB"))
+    faulty(1, torch.OutOfMemoryError(SHORT))
     outcome = drawn(pics, adapters("normal"), tmp_path / "out")
     assert "--resize tile" in outcome.failed[str(pics / "a.png")] and len(outcome.written) == 2
 

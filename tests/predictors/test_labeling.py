@@ -20,6 +20,7 @@ from benchmarks.metrics.maps import score
 from benchmarks.predictors import labeling, registry
 from benchmarks.predictors.labeling import fit, label_pictures
 from generators.errors import UserError
+from probes import memory
 from probes.intrinsics import INTRINSICS, RELATIVE_DEPTH
 from probes.task import Examples, Task
 
@@ -51,6 +52,33 @@ def test_the_rooms_labels_are_those_of_the_samples(rooms: Any) -> None:
     for name, values in found.items():
         torch.testing.assert_close(values, expected[f"maps.{name}"], rtol=0, atol=1e-5)
     assert shares == pytest.approx([5 / 12, 10 / 12, 1.0])
+
+
+def test_where_memory_runs_out_fewer_pictures_are_labeled_at_once(
+    rooms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = label_pictures(ROOMS, rooms.pictures, ["depth"])["depth"]
+    load, asked = registry.load, []
+
+    def narrow(name: str, device: str) -> Any:
+        predict = load(name, device)
+
+        def at_most_two(shown: Tensor) -> Any:
+            asked.append(len(shown))
+            if len(shown) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB")
+            return predict(shown)
+
+        return at_most_two
+
+    labeling.forget()
+    memory.forget()
+    monkeypatch.setattr(labeling, "load_predictor", narrow)
+    shares: list[float] = []
+    found = label_pictures(ROOMS, rooms.pictures, ["depth"], progress=shares.append)["depth"]
+    assert asked == [4, 2, 2, 2, 2, 2, 2] and shares[-1] == 1
+    assert memory.shortages() == [f"memory ran out: predict by {ROOMS}, 2 at a time"]
+    torch.testing.assert_close(found, whole, rtol=0, atol=1e-5)
 
 
 def test_bytes_and_numbers_are_the_same_pictures(rooms: Any) -> None:

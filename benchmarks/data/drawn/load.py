@@ -18,6 +18,7 @@ from benchmarks.data.square import square_picture
 from benchmarks.needs import model_need
 from generators import registry
 from generators.errors import UserError
+from probes.memory import portions
 
 from .sampler import COUNTS, Sampler, captions, parse
 
@@ -108,12 +109,12 @@ def _alone(path: Path | None) -> Any:
 
 
 def _draw(model: Generator, drawn: Sampler, split: str, rows: range) -> Tensor:
-    parts = []
-    for start in range(rows.start, rows.stop, batch_size(drawn.spec.resolution)):
-        batch = range(start, min(start + batch_size(drawn.spec.resolution), rows.stop))
-        told = captions(drawn.spec, split, batch)
-        parts.append(eight_bit(model.sample(drawn.seeds(split, batch), told, **drawn.arguments).images))
-    return torch.cat(parts)
+    def some(part: slice) -> Tensor:
+        told = captions(drawn.spec, split, rows[part])
+        return eight_bit(model.sample(drawn.seeds(split, rows[part]), told, **drawn.arguments).images)
+
+    parts = portions(len(rows), batch_size(drawn.spec.resolution), some, "draw pictures")
+    return torch.cat([found for _, found in parts])
 
 
 def _sized(pictures: Tensor, size: int) -> Tensor:
