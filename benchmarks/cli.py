@@ -27,6 +27,7 @@ LAZY |= {"predict": ".predict.command"}
 LAZY |= {"spread": ".spread"}
 LAZY |= {"adapter": ".adapters", "push": ".card"}
 LAZY |= {"data": ".data.command", "draw": ".draw", "label": ".label", "compare": ".compare"}
+LAZY |= {"verify": ".verify"}
 PAPER = "paper"  # what `report` takes beside suites and stores
 USER_ERROR = 2  # exit status of what the user can mend, as of click's own usage errors
 
