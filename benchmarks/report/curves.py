@@ -19,6 +19,8 @@ from .picture import COLORS, MARKERS, axis_title, panels, save, squeeze, style
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+DASHES = ("-", "--", "-.")
+NEAR = 0.1  # of the axis: ticks that are nearer would overlap
 LINES = 12  # curves in one panel: of more the rest is counted there, its numbers are in expanded.csv
 TARGETS = ("up", "mid", "down", "cross", "self", "all")  # in the order of the paper's figure 15
 
@@ -60,6 +62,7 @@ class Curve:
     """Points (x, mean with interval) of one model and method.
 
     Attributes:
+        subject: what is asked: a family, or a model.
         level: the mean of the family's random-init model by the same method, where it is known.
         usual: whether all but the knob is as in the tables.
     """
@@ -67,6 +70,7 @@ class Curve:
     kind: Kind
     question: Question
     method: str
+    subject: str
     label: str
     points: tuple[tuple[float, Interval], ...]
     level: float | None = None
@@ -98,7 +102,8 @@ def _curves(
             label, usual = _label(kind, members[0][1], facts, main)
             told = facts[members[0][1].cell.model]
             level = levels.get((question, method, told.family, told.domain))
-            yield Curve(kind, question, method, label, points, level, usual)
+            subject = told.family if kind.name == "stage" else told.title
+            yield Curve(kind, question, method, subject, label, points, level, usual)
 
 
 _Place = tuple[tuple[str, ...], float] | None
@@ -201,16 +206,11 @@ def _ordered(curves: Sequence[Curve], question: Question) -> tuple[list[Curve], 
 def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], left: int) -> None:
     import seaborn as sns
 
-    for number, curve in enumerate(curves):
-        color = COLORS[number % len(COLORS)]
+    for curve, (color, dashes, marker) in zip(curves, _looks(curves), strict=True):
         x, y = [p[0] for p in curve.points], [p[1].value for p in curve.points]
         low = [v.value if v.low is None else v.low for _, v in curve.points]
         high = [v.value if v.high is None else v.high for _, v in curve.points]
-        look: dict[str, Any] = {
-            "color": color,
-            "marker": MARKERS[number % len(MARKERS)],
-            "label": curve.label,
-        }
+        look: dict[str, Any] = {"color": color, "marker": marker, "label": curve.label}
         if kind.names:  # names have no order: nothing leads from one to the next
             ends = [
                 [v - a for v, a in zip(y, low, strict=True)],
@@ -218,10 +218,10 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], lef
             ]
             ax.errorbar(x, y, yerr=ends, ls="", capsize=3, **look)
         else:
-            sns.lineplot(x=x, y=y, ax=ax, errorbar=None, **look)
+            sns.lineplot(x=x, y=y, ax=ax, errorbar=None, linestyle=dashes, **look)
             ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
         if curve.level is not None:
-            ax.axhline(curve.level, color=color, lw=1, ls="--")
+            ax.axhline(curve.level, color=color, lw=1, ls=":")
     every = sorted({p[0] for curve in curves for p in curve.points})
     if kind.names:
         ax.set_xticks(every, [kind.names[int(v)] for v in every])
@@ -233,23 +233,40 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], lef
     more = f"\n{left:,} more curves are not drawn, see expanded.csv" if left else ""
     truth = "" if question.context.labels == EXACT else f"\ntruth by {question.context.labels}"
     ax.set_title(f"{question.title}, data {question.context.data}{truth}{more}")
-    dashed = (
-        "\ndashed: the same probe of a randomly initialized model" if any(c.level for c in curves) else ""
-    )
-    ax.set_xlabel(kind.label + dashed)
+    dotted = "\ndotted: the same probe of a randomly initialized model" * any(c.level for c in curves)
+    ax.set_xlabel(kind.label + dotted)
     ax.set_ylabel(f"{axis_title(metric.title)}{f' ({unit})' if unit else ''}")
-    ax.legend(fontsize=7, frameon=False)
+    below = (-0.02, -0.26 if dotted else -0.19)
+    ax.legend(fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=below, handlelength=3.2)
     sns.despine(ax=ax)
 
 
+def _looks(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
+    """Color, dashes and marker of each curve: by subject, method and subject, where that tells them apart."""
+    subjects = list(dict.fromkeys(curve.subject for curve in curves))
+    methods = list(dict.fromkeys(curve.method for curve in curves))
+    apart = len({(curve.subject, curve.method) for curve in curves}) == len(curves)
+    if not apart or len(subjects) == 1 or len(methods) > len(DASHES) or len(subjects) > len(COLORS):
+        return [(COLORS[n % len(COLORS)], "-", MARKERS[n % len(MARKERS)]) for n in range(len(curves))]
+    places = [(subjects.index(curve.subject), methods.index(curve.method)) for curve in curves]
+    return [(COLORS[subject], DASHES[method], MARKERS[subject]) for subject, method in places]
+
+
 def _scale(ax: Axes, scale: str, every: Sequence[float]) -> None:
-    """Ticks at the values that were measured, thinned where they are many."""
+    """Ticks at the values that were measured, but for those too near to the one before."""
+    place: Callable[[float], float] = float
     if scale == "log" and min(every) > 0:
         ax.set_xscale("log", base=2)
+        place = math.log2
     elif scale == "root":
         forward: Callable[[Any], Any] = _root
         ax.set_xscale("function", functions=(forward, _square))
-    shown = every if len(every) <= 8 else every[:: math.ceil(len(every) / 8)]
+        place = _root
+    gap = NEAR * (place(every[-1]) - place(every[0]))
+    shown: list[float] = []
+    for value in reversed(every):  # the last value is what most is asked of
+        if not shown or place(shown[-1]) - place(value) >= gap:
+            shown.append(value)
     percent = max(every) <= 1 and scale != "log"
     ax.set_xticks(shown, [f"{v:.0%}" if percent else f"{v:g}" for v in shown])
     ax.minorticks_off()

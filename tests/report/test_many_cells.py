@@ -12,7 +12,7 @@ from benchmarks.cell import NO_MODEL, Cell, Record, unsealed
 from benchmarks.metrics import draws
 from benchmarks.metrics.paired import sign_flip
 from benchmarks.metrics.statistics import mean_over_seeds, means_over_seeds
-from benchmarks.report import ceiling, curves, open_store, page, terminal_table, write_report
+from benchmarks.report import ceiling, curves, open_store, page, picture, terminal_table, write_report
 from benchmarks.report.ceiling import read_ceilings
 from benchmarks.report.curves import find_curves, write_curves
 from benchmarks.report.gather import gather
@@ -237,3 +237,32 @@ def test_every_cell_that_is_not_listed_is_counted(tmp_path: Path, monkeypatch: p
     assert "<summary>30 lines</summary>" in text
     monkeypatch.undo()
     assert "more cells" not in page._failures(results) and isinstance(results, Results)
+
+
+def test_a_color_is_a_subject_and_dashes_are_a_method(tmp_path: Path) -> None:
+    def asked(subject: str, method: str) -> curves.Curve:
+        kind, question = curves.KINDS[0], None
+        return curves.Curve(kind, question, method, subject, f"{subject}, {method}", ())  # type: ignore[arg-type]
+
+    pairs = [(family, method) for method in ("lora", "linear", "finetune") for family in ("A", "B")]
+    looks = dict(zip(pairs, curves._looks([asked(*pair) for pair in pairs]), strict=True))
+    assert len(set(looks.values())) == len(pairs)
+    assert len({looks[pair][::2] for pair in pairs if pair[0] == "A"}) == 1
+    assert len({looks[pair][1] for pair in pairs if pair[1] == "lora"}) == 1
+    for doubtful in ([asked("A", "lora")] * 2, [asked("A", "lora"), asked("A", "linear")]):
+        assert len({color for color, _, _ in curves._looks(doubtful)}) == 2
+
+
+@pytest.mark.parametrize("scale", ["root", "linear", "log"])
+def test_no_tick_is_written_over_another(scale: str) -> None:
+    values = [0, 0.02, 0.05, 0.09, 0.1, 0.15, 0.3, 0.4, 0.43, 0.6, 0.67, 0.83, 1]
+    if scale == "log":
+        values = [2.0**k * 100 for k in range(13)] + [1000]
+    with picture.style():
+        figure, (ax,) = picture.panels(1, width=4.8, height=3.6)
+        ax.plot(sorted(values), values)
+        curves._scale(ax, scale, sorted(values))
+        figure.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert len(boxes) > 5 and boxes[-1].x1 > 0
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
