@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from .answers import TOPICS, WORDS, Answer
 from .compared import ABOUT, Comparison, comparison_rows
 from .compared import HEAD as PAIRED
 from .correlation import Panel, Table, correlation_tables, verdicts
+from .embed import embedded
 from .findings import ABOUT_ANSWERS, Block
 from .formats import ALONE_TITLE, FRECHET, QUALITY_TITLE, Overview, data_words, overviews
 from .gaps import NO, OPEN
@@ -23,7 +23,6 @@ from .known import Known, known_block
 from .reading import Results
 from .table import ALONE, Entry, Row, Section
 
-MEDIA = {".png": "image/png", ".svg": "image/svg+xml"}
 FAILURES = 12  # of more the list is folded
 LISTED = 200  # of more failed, and of more missing cells, the rest is counted
 MANY = 6  # distinct values of a fact about the machine that are listed; more become a range or a count
@@ -292,17 +291,12 @@ def _comparison(pairs: Sequence[Comparison]) -> str:
 
 def _figure(path: Path, title: str) -> str:
     """A picture with its title; where the screen is too narrow for it, it scrolls by itself."""
-    picture = _scrolling(_image(path, title))
+    picture = _scrolling(embedded(path, title))
     return f"<figure>{picture}<figcaption>{escape(title)}</figcaption></figure>\n"
 
 
 def _vector(paths: Iterable[Path]) -> Path:
     return max(paths, key=lambda path: path.suffix == ".svg")
-
-
-def _image(path: Path, title: str) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{escape(title)}" src="data:{MEDIA[path.suffix]};base64,{data}">'
 
 
 HOW_THEY_DRAW = """<p class=note>Above renders of the world, below them what each model of the family

@@ -13,6 +13,7 @@ from .compared import COLUMNS, comparison_lines, comparison_markdown, find_compa
 from .correlation import CORRELATION, correlation_lines, correlation_markdown, find_panels, write_scatter
 from .curves import find_curves, write_curves
 from .drawn import sheets, write_sheets
+from .embed import FIGURES
 from .findings import ABOUT_ANSWERS, Block, blocks, finding_lines
 from .formats import (
     EXPANDED,
@@ -29,7 +30,7 @@ from .formats import (
 from .known import COLUMNS as KNOWN
 from .known import find_known, known_lines, known_markdown
 from .opened import Opened, open_store
-from .page import MEDIA, Figures, page
+from .page import Figures, page
 from .qualitative import grids, write_grids
 from .table import Section, sections
 
@@ -108,5 +109,5 @@ def _remove_stale(out: Path, figures: Figures) -> None:
     """Takes away figures of an earlier report that this one no longer has."""
     for pattern in ("scatter-*", "curve-*", "qualitative*", "samples-*"):
         for path in out.glob(pattern):
-            if path not in figures.paths and path.suffix in MEDIA:
+            if path not in figures.paths and path.suffix in FIGURES:
                 path.unlink()

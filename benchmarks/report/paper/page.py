@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from benchmarks.report.page import MEDIA
+from benchmarks.report.embed import embedded
 
 from .correlate import HEAD as COEFFICIENTS
 from .correlate import NOTE, Panel, rows
@@ -204,9 +203,7 @@ def _cell(text: str) -> str:
 
 def _figure(paths: Sequence[Path], title: str) -> str:
     path = max(paths, key=lambda p: p.suffix == ".svg")
-    data = base64.b64encode(path.read_bytes()).decode()
-    picture = f'<img alt="{escape(title)}" src="data:{MEDIA[path.suffix]};base64,{data}">'
-    wide = f'<div class="wide" tabindex="0">{picture}</div>'
+    wide = f'<div class="wide" tabindex="0">{embedded(path, title)}</div>'
     return f"<figure>{wide}<figcaption>{escape(title)}</figcaption></figure>\n"
 
 
