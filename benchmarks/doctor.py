@@ -23,10 +23,10 @@ COLORS = {OK: "green", WARNING: "yellow", FAILED: "bold red", SKIPPED: "dim"}
 @click.option(
     "--explain", type=click.File(), metavar="FILE", help="Explain a log of a build or a run; - reads it."
 )
-@click.option("--store", type=click.Path(path_type=Path), help="Look at this store alone, at every record.")
+@click.option("--store", metavar="PLACE", help="Look at this store (a folder, a URL) alone, at every record.")
 @click.option("--network", is_flag=True, help="Ask the addresses of weights and data whether they answer.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def doctor(explain: TextIO | None, store: Path | None, as_json: bool, **options: bool) -> None:
+def doctor(explain: TextIO | None, store: str | None, as_json: bool, **options: bool) -> None:
     """Look at versions, limits, disks, stores, weights, compilers, builds and kernels.
 
     One line each, with cause and cure where something is wrong. Without --network nothing is sent anywhere.
@@ -37,7 +37,7 @@ def doctor(explain: TextIO | None, store: Path | None, as_json: bool, **options:
     if explain:
         findings: Iterable[Finding] = explanations(explain.read())
     else:
-        findings = on_disk(store) if store else everything(**options)
+        findings = of_store(store) if store else everything(**options)
     told = []
     for finding in findings:
         told.append(finding)
@@ -69,6 +69,16 @@ def safely(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
         why = "this look could not be made to its end, whatever the reason"
         cure = "if the line does not tell, it is a fault of `doctor`: a report of it is welcome"
         yield Finding(FAILED, "doctor", f"{type(error).__name__}: {error}", why, cure)
+
+
+def of_store(where: str) -> Iterator[Finding]:
+    """All findings about one store."""
+    from . import health_stores
+
+    if "://" in where:
+        yield from safely(lambda: health_stores.far_store(where))
+    else:
+        yield from on_disk(Path(where))
 
 
 def on_disk(store: Path | None) -> Iterator[Finding]:

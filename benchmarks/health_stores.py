@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import struct
 import tempfile
@@ -190,6 +191,27 @@ def places(store: Path | None) -> list[Path]:
     return [store] if store is not None else sorted(path.parent for path in RESULTS.glob("*/suite.json"))
 
 
+def far_store(url: str) -> Iterator[Finding]:
+    """A store at a URL: whether it can be read and written, and all there is to say about its copy here."""
+    from .remote import RemoteStore
+
+    try:
+        store = RemoteStore(url)
+        store.pull("records", "progress", "claims")
+        if store.suite() is None and not store.place.list("records"):
+            yield Finding(
+                FAILED, f"store {url}", "nothing is there", "", f"intrinsic-bench run SUITE --store {url}"
+            )
+            return
+        trial = f"claims/.doctor-{secrets.token_hex(4)}"
+        store.place.put(trial, b"may this be written?")
+        store.place.delete(trial)
+    except UserError as error:
+        yield Finding(FAILED, f"store {url}", f"{error.asked}: {error.wrong}", error.known, error.todo)
+        return
+    yield from one_store(store.folder, name=url)
+
+
 def stores(found: Sequence[Path], patience: float | None = PATIENCE) -> Iterator[Finding]:
     """Every store: rights, claims, records, leftovers.
 
@@ -203,9 +225,14 @@ def stores(found: Sequence[Path], patience: float | None = PATIENCE) -> Iterator
         yield from one_store(folder, end)
 
 
-def one_store(folder: Path, end: float | None = None) -> Iterator[Finding]:
-    """All there is to say about one store; `end` is when to stop reading records (monotonic)."""
-    what = f"store {folder}"
+def one_store(folder: Path, end: float | None = None, name: str = "") -> Iterator[Finding]:
+    """All there is to say about one store.
+
+    Args:
+        end: when to stop reading records (monotonic).
+        name: URL of the store that the folder is the copy of.
+    """
+    what = f"store {name or folder}"
     if not folder.is_dir():
         yield Finding(FAILED, what, "there is no such folder", "", "intrinsic-bench run SUITE makes one")
         return
@@ -217,7 +244,8 @@ def one_store(folder: Path, end: float | None = None) -> Iterator[Finding]:
         return
     if broken:
         cure = "look at each, then move it away or delete it, and its cell is computed again:\nrm "
-        cure += " ".join(str(path) for path in list(broken)[:NAMED]) + (" ..." if len(broken) > NAMED else "")
+        files = [f"{name}/records/{path.name}" if name else str(path) for path in list(broken)[:NAMED]]
+        cure += " ".join(files) + (" ..." if len(broken) > NAMED else "")
         texts = [f"{path}: {why}" for path, why in broken.items()]
         why = "it was edited, cut off by a failing disk, or copied in part; a run refuses to begin with it"
         wrong.append(Finding(FAILED, what, some("corrupt records", texts), why, cure))

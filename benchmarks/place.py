@@ -7,8 +7,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,7 +51,8 @@ class Place:
         """The result of a transfer, tried again when it fails; StoreError when it keeps failing."""
         for attempt in range(_TRIES):
             try:
-                return call()
+                with _plainly():
+                    return call()
             except (FileExistsError, FileNotFoundError):
                 raise
             except OSError as error:
@@ -120,7 +121,8 @@ class Place:
 
     def write_once(self, name: str, data: bytes) -> None:
         """Write a file, replacing what is there, and try it no second time; raises OSError."""
-        self._write(name, data, "overwrite")
+        with _plainly():
+            self._write(name, data, "overwrite")
 
     def upload(self, path: Path, name: str) -> None:
         """Write a file, or a folder with all that is in it, under a name that nobody else writes."""
@@ -186,6 +188,17 @@ class Place:
                 os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Raise OSError for whatever a file system raises: many have errors of their own (of botocore ...)."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 # What a file system tells of a file that changes with its content, by its names for it.

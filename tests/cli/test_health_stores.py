@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import health_stores
+from benchmarks import health_stores, place, remote
 from benchmarks.cell import Record
 from benchmarks.claims import Claim
 from benchmarks.store import Store
@@ -122,3 +122,32 @@ def test_all_stores_below_results(store: Store, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "results").mkdir()
     store.folder.rename(tmp_path / "results" / "mine")
     one(health_stores.stores(health_stores.places(None)), OK, "store results/mine: 2 records")
+
+
+def test_a_store_at_a_url(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INTRINSIC_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(remote, "_FRESH", 0.0)
+    url = f"file://{store.folder}"
+    result = doctor("--store", url)
+    assert result.exit_code == 0 and f"store {url}: 2 records are whole" in result.output
+    assert not list(store.claims.iterdir())  # what was written to see whether it can be
+    store.path(cell(1)).write_text("{")
+    result = doctor("--store", url)
+    assert result.exit_code == 1 and f"rm {url}/records/{cell(1).hash}.json" in result.output
+
+
+def test_urls_where_nothing_is_or_nobody_may_write(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTRINSIC_BENCH_CACHE", str(tmp_path / "cache"))
+    result = doctor("--store", f"file://{tmp_path}/nowhere")
+    assert result.exit_code == 1 and "nothing is there" in result.output
+    result = doctor("--store", "nosuch://bucket/rooms")
+    assert result.exit_code == 1 and "pip install the package for it" in result.output
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(place.Place, "_write", refuse)
+    result = doctor("--store", f"file://{store.folder}")
+    assert result.exit_code == 1 and "Permission denied" in result.output and "your rights" in result.output

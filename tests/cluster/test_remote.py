@@ -14,6 +14,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from benchmarks import Cell, Record, place, remote
+from benchmarks.claims import Claim
 from benchmarks.files import StoreError
 from benchmarks.place import Place
 from benchmarks.remote import RemoteStore
@@ -216,6 +217,28 @@ def test_a_connection_that_breaks_now_and_then_is_survived(tmp_path: Path) -> No
     store = RemoteStore(f"flaky://{tmp_path}/there", tmp_path / "here")
     make(store, cell())
     assert store.read(cell()) is not None and Flaky.transfers >= 9
+
+
+def test_errors_of_a_file_systems_own_are_errors_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """botocore's are no OSError: without rights a run says so, and a lost sign of life ends nothing."""
+
+    class NoCredentials(Exception):
+        """As botocore.exceptions.NoCredentialsError."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NoCredentials("unable to locate credentials")
+
+    store = RemoteStore(f"flaky://{tmp_path}/there", tmp_path / "here")
+    for name in ("pipe_file", "ls", "cat_file"):
+        monkeypatch.setattr(Flaky, name, refuse)
+    for call in (store.prepare, lambda: store.claim(cell()), lambda: store.pulse_of(Claim.own())):
+        with pytest.raises(StoreError, match="NoCredentials: unable to locate credentials") as raised:
+            call()
+        assert "look at the connection and your rights" in raised.value.todo
+    store.pulse()
+    store.beat(cell(), 0.5, "fit", "then", "then")
 
 
 def test_an_answer_that_is_lost_is_no_other_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
