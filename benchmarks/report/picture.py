@@ -94,8 +94,12 @@ def panels(
 def squeeze(ax: Axes, values: Iterable[float]) -> None:
     """Let no value far below zero press all others into a line: the scale is logarithmic there."""
     if min(values) < FAR:
-        ax.set_yscale("symlog", linthresh=-FAR / 4)
-        ax.yaxis.set_major_formatter("{x:g}")
+        ax.set_yscale("symlog", linthresh=-FAR / 2, linscale=3)
+        low, high = ax.get_ylim()
+        every = (*(-(10.0**k) for k in range(8, 2, -1)), -100, -50, -25, 0, 25, 50, 100)
+        ticks = [tick for tick in every if low <= tick <= high]
+        ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
 
 
 def spread(

@@ -266,3 +266,16 @@ def test_no_tick_is_written_over_another(scale: str) -> None:
         boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
     assert len(boxes) > 5 and boxes[-1].x1 > 0
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+@pytest.mark.parametrize(("least", "scale"), [(-1800.0, "symlog"), (-150.0, "linear")])
+def test_a_value_far_below_zero_presses_no_curve_flat(least: float, scale: str) -> None:
+    with picture.style():
+        figure, (ax,) = picture.panels(1, width=4.8, height=3.6)
+        ax.plot([0, 1, 2], [least, 20, 40])
+        picture.squeeze(ax, [least, 20, 40])
+        figure.draw_without_rendering()
+        (_, first), (_, second) = (ax.transData.transform((0, value)) for value in (20, 40))
+        boxes = [label.get_window_extent() for label in ax.get_yticklabels() if label.get_text()]
+    assert ax.get_yscale() == scale and (second - first) / ax.bbox.height > 0.05
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
