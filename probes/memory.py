@@ -10,6 +10,7 @@ import ctypes
 import gc
 import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from generators.errors import UserError
 
 T = TypeVar("T")
 GIB, MIB = 2**30, 2**20
+REFUSED = "could not create a primitive"
 # How those say it that raise a plain RuntimeError: PyTorch's allocators, C++, cuBLAS, cuDNN, oneDNN. Of
 # oneDNN's words the real cause is not known; with less memory asked for they go away, or are reported.
 SAID = (
@@ -30,12 +32,14 @@ SAID = (
     "std::bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
-    "could not create a primitive",
+    REFUSED,
     "could not create a memory",
     "could not execute a primitive",
+    "can't start new thread",
 )
 _at_once: dict[str, int] = {}  # see `at_once`
 _cut = 1  # see `cut`
+_aside = False  # see `_in_new_thread`
 
 
 class OutOfMemory(UserError, MemoryError):
@@ -68,15 +72,37 @@ def attempt(compute: Callable[[], T]) -> T | Short:
 
     When it returns Short, what the attempt had made is freed.
     """
+    global _aside
     try:
-        return compute()
+        return _in_new_thread(compute) if _aside else compute()
     except (RuntimeError, MemoryError) as error:
         if not is_short(error):
             raise
         said = _words(error)
     # Only now: the error held the frames of the attempt, and they the tensors.
     _give_back()
-    return Short(said)
+    if REFUSED not in said or _aside:
+        return Short(said)
+    _aside = True
+    return attempt(compute)
+
+
+def _in_new_thread(compute: Callable[[], T]) -> T:
+    """What `compute` gives in a thread of its own, in the modes of this one.
+
+    oneDNN that ran out of memory while it made a kernel may refuse to make any other in the same thread,
+    however little that needs (seen with 175 MiB to spare, in one process of ten); in a new thread it does.
+    """
+    threads, grad, casts = torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    kind = torch.get_autocast_dtype("cpu")
+
+    def there() -> T:
+        torch.set_num_threads(threads)
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", kind, casts):
+            return compute()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(there).result()
 
 
 def _give_back() -> None:

@@ -7,6 +7,8 @@ import io
 from html import escape
 from pathlib import Path
 
+from benchmarks.pictures import decoding
+
 FIGURES = (".png", ".svg")
 
 
@@ -18,9 +20,7 @@ def embedded(path: Path, title: str) -> str:
 
 
 def _webp(path: Path) -> bytes:
-    from PIL import Image
-
     buffer = io.BytesIO()
-    with Image.open(path) as picture:
+    with decoding(path) as picture:
         picture.convert("RGB").save(buffer, "WEBP", quality=90)
     return buffer.getvalue()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -99,6 +100,29 @@ def test_what_an_attempt_made_is_gone_before_the_next() -> None:
         raise ERRORS["cpu"]()
 
     assert isinstance(attempt(fails), Short) and made[0]() is None
+
+
+def test_where_onednn_has_gone_wrong_in_a_thread_another_takes_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the modes of the first; where it refuses there, too, memory is short."""
+    monkeypatch.setattr(memory, "_aside", False)
+    here, seen = threading.get_ident(), []
+
+    def poisoned() -> tuple[bool, bool, int]:
+        seen.append(threading.get_ident() == here)
+        if seen[-1]:
+            raise RuntimeError("could not create a primitive")
+        return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.get_num_threads()
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert attempt(poisoned) == (False, True, torch.get_num_threads())
+    assert attempt(poisoned) == (True, False, torch.get_num_threads()) and seen == [True, False, False]
+
+    def refuse() -> None:
+        raise RuntimeError("could not create a primitive descriptor")
+
+    assert attempt(refuse) == Short("could not create a primitive descriptor")
+    with pytest.raises(ZeroDivisionError):
+        attempt(lambda: 1 // 0)
 
 
 @given(rows=st.integers(1, 40))
