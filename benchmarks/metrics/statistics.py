@@ -20,7 +20,7 @@ from .draws import random_stream as random_stream
 Array = NDArray[np.float64]
 Orders = NDArray[np.intp]
 Noise = tuple[Array, Array]  # (resamples, n) each: what the x and the y of n models might have been
-EXACT = 8  # most pairs for which all orders are counted: 8! = 40,320
+EXACT = 9  # most pairs for which all orders are counted: 9! = 362,880
 ORDERS = 9999  # random orders above that: p has a resolution of 1 / 10,000
 MOST_BIAS = 0.5  # standard deviations by which an interval of a correlation is moved at the most
 
@@ -344,13 +344,17 @@ def _joined(found: Iterable[_Found]) -> _Found:
 
 @lru_cache(maxsize=EXACT)
 def all_orders(n: int) -> Orders:
-    return np.array(list(itertools.permutations(range(n))), np.intp)
+    flat = itertools.chain.from_iterable(itertools.permutations(range(n)))
+    return np.fromiter(flat, np.intp, n * math.factorial(n)).reshape(-1, n)
 
 
 def _orders(n: int, stream: np.random.Generator) -> Iterator[Orders]:
     """Every order of n things, or ORDERS random ones: blocks (k, n)."""
     if n <= EXACT:
-        yield all_orders(n)
+        start = 0
+        for block in blocks(math.factorial(n), n * n):
+            yield all_orders(n)[start : start + block]
+            start += block
         return
     for block in blocks(ORDERS, n * n):
         # Shuffling floats takes the same random numbers as shuffling y itself.
