@@ -51,6 +51,7 @@ class Interval:
         method: how the ends were found.
         reason: why there are no ends, "" where there are.
         seeds: training runs that were resampled, 1 where there is one set of values.
+        seed_deviation: standard deviation (n - 1) of the runs' own means, None with one run.
     """
 
     value: float
@@ -61,6 +62,7 @@ class Interval:
     method: str
     reason: str = ""
     seeds: int = 1
+    seed_deviation: float | None = None
 
     @property
     def defined(self) -> bool:
@@ -211,9 +213,10 @@ def _interval(
         f"percentile bootstrap over {drawn or 'nothing'}, {resamples} resamples",
         float(array.mean()),
     )
+    deviation = float(array.mean(1).std(ddof=1)) if seeds > 1 else None
     if not len(ends):
-        return Interval(value, None, None, level, n, method, "one value has no interval", seeds)
-    return Interval(value, float(ends[0]), float(ends[1]), level, n, method, "", seeds)
+        return Interval(value, None, None, level, n, method, "one value has no interval", seeds, deviation)
+    return Interval(value, float(ends[0]), float(ends[1]), level, n, method, "", seeds, deviation)
 
 
 def paired_difference(

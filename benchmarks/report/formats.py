@@ -14,17 +14,19 @@ from typing import Any
 
 from benchmarks.cell import NO_INTRINSIC, NO_MODEL
 from benchmarks.metrics import METRICS, Metric, primary_metric
+from benchmarks.metrics.statistics import Interval
 from probes.methods import METHODS
 
 from .gather import MARKS, QUALITY, Context, Facts, Group, context, noise, plain, shuffled
 from .measures import metrics_in, summary
-from .table import ALONE, NOTHING, Entry, Row, Section, entry_text, short_text
+from .table import ALONE, NOTHING, Entry, Row, Section, entry_text, seeds_words, short_text
 
 QUALITY_TITLE = METHODS[QUALITY].title
 FRECHET = primary_metric(NO_INTRINSIC)
 LEGEND = (
-    "Mean over seeds [95 % bootstrap interval over seeds and test pictures] (seeds); 2/3: of three seeds, "
-    "one is missing. Bold: the best mean of its column, among trained models."
+    "Mean over seeds [95 % bootstrap interval over seeds and test pictures] (seeds, sd: standard deviation "
+    "of their means); 2/3: of three seeds, one is missing. Bold: the best mean of its column, among trained "
+    "models."
 )
 ALONE_TITLE = "without a probe"
 LATEX = {
@@ -217,6 +219,7 @@ def markdown_tables(sections: Sequence[Section]) -> str:
             parts.append(markdown_rows(section, section.models, False))
         if section.controls:
             parts += ["Controls:", markdown_rows(section, section.controls, True)]
+        parts.append(markdown_text(seeds_words(section)))
         parts.append("\n".join(f"- {markdown_text(line)}" for line in section.settings))
     return "\n\n".join([p for p in parts if p] + [f"{LEGEND} {marks_words()}."])
 
@@ -277,6 +280,7 @@ EXPANDED = [
     "primary",
     "seeds",
     "planned_seeds",
+    "seed_deviation",
     "pictures",
     "mark",
     "data",
@@ -305,15 +309,18 @@ def _expanded_lines(group: Group, facts: Facts | None) -> list[dict[str, Any]]:
     lines = []
     for name in names:
         value, metric = summary(group, name), METRICS.get(name)
-        numbers = (
-            {"mean": value.value, "low": value.low, "high": value.high, "pictures": value.n} if value else {}
-        )
+        numbers = {"pictures": value.n} | _value(value) if value else {}
         about = {}
         if metric:
             unit = metric.unit_of(cell.intrinsic, cell.alignment)
             about = {"unit": unit, "primary": int(metric.primary)}
         lines.append(common | {"metric": name} | about | numbers)
     return lines
+
+
+def _value(value: Interval) -> dict[str, float | None]:
+    told = {"mean": value.value, "low": value.low, "high": value.high}
+    return told | {"seed_deviation": value.seed_deviation}
 
 
 def _common(group: Group, facts: Facts | None) -> dict[str, Any]:
@@ -364,6 +371,7 @@ TABLE = [
     "mean",
     "low",
     "high",
+    "seed_deviation",
     "mark",
     "best",
 ]
@@ -393,7 +401,7 @@ def _about(section: Section) -> dict[str, Any]:
 
 def _numbers(entry: Entry) -> dict[str, Any]:
     value = entry.value
-    told = {"mean": value.value, "low": value.low, "high": value.high} if value else {}
+    told = _value(value) if value else {}
     return told | {"seeds": entry.seeds, "mark": entry.mark, "best": int(entry.best)}
 
 

@@ -10,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from benchmarks.metrics import Metric
+
 from .answers import TOPICS, WORDS, Answer
 from .compared import ABOUT, Comparison, comparison_rows
 from .compared import HEAD as PAIRED
@@ -21,7 +23,7 @@ from .gaps import NO, OPEN
 from .gather import MARKS, Question
 from .known import Known, known_block
 from .reading import Results
-from .table import ALONE, Entry, Row, Section
+from .table import ALONE, Entry, Row, Section, seeds_text, seeds_words
 
 FAILURES = 12  # of more the list is folded
 LISTED = 200  # of more failed, and of more missing cells, the rest is counted
@@ -165,7 +167,8 @@ def _ceilings(block: Block, ceilings: Mapping[Question, str]) -> str:
 
 
 HOW_TO_READ = """<p>Each number is the mean over seeds; below it stands its 95 % bootstrap interval over
-seeds and test pictures, and the number of seeds (2/3: one of three is missing). The best mean of a column
+seeds and test pictures, the number of seeds (2/3: one of three is missing), and the standard deviation
+(sd) of their means: what another training seed gives. The best mean of a column
 among the trained models is <b class=best>marked</b>; models whose intervals overlap may well be equal.
 Controls say what a probe reaches without the knowledge asked for: the mean map, the picture's own colors,
 a model that was never trained, labels of other pictures, noise in the weights. The decoder ceiling is what
@@ -217,7 +220,8 @@ def _section(section: Section, ceilings: Mapping[Question, str]) -> str:
         else ""
     )
     label = "<h4>Controls</h4>" if controls else ""
-    return f"<details class=more>{head}{models}{label}{controls}</details>\n"
+    seeds = f"<p class=note>{escape(seeds_words(section))}</p>" if seeds_words(section) else ""
+    return f"<details class=more>{head}{models}{seeds}{label}{controls}</details>\n"
 
 
 def _table(section: Section, rows: Sequence[Row], kind: str, columns: Mapping[str, str]) -> str:
@@ -226,8 +230,8 @@ def _table(section: Section, rows: Sequence[Row], kind: str, columns: Mapping[st
     head = "".join(f"<th scope=col>{escape(name)}</th>" for name in names)
     body = []
     for row in rows:
-        cells = [_cell(row.frechet, FRECHET.decimals)] if quality else []
-        cells += [_cell(row.entries.get(key, Entry(None, "")), section.metric.decimals) for key in columns]
+        cells = [_cell(row.frechet, FRECHET)] if quality else []
+        cells += [_cell(row.entries.get(key, Entry(None, "")), section.metric) for key in columns]
         body.append(f"<tr><th scope=row>{escape(row.title)}</th>{''.join(cells)}</tr>")
     table = f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
     return _scrolling(table, "tall")
@@ -238,12 +242,12 @@ def _scrolling(table: str, more: str = "") -> str:
     return f'<div class="{f"wide {more}".strip()}" tabindex="0">{table}</div>'
 
 
-def _cell(entry: Entry, digits: int) -> str:
-    value = entry.value
+def _cell(entry: Entry, metric: Metric) -> str:
+    value, digits = entry.value, metric.decimals
     if value is None:
         return f'<td class="mark" title="{escape(MARKS[entry.mark])}">{escape(entry.mark)}</td>'
     between = f"[{value.low:.{digits}f}, {value.high:.{digits}f}] " if value.defined else ""
-    seeds = f"<small>{between}n {escape(entry.seeds)}</small>"
+    seeds = f"<small>{between}n {escape(seeds_text(entry, metric))}</small>"
     return f"<td{' class=best' if entry.best else ''}>{value.value:.{digits}f}{seeds}</td>"
 
 

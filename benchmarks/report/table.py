@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -88,12 +89,32 @@ NOTHING = Entry(None, BLANK)
 
 
 def entry_text(entry: Entry, metric: Metric) -> str:
-    """As "24.11 [23.60, 24.65] (3)": mean, 95 % interval, seeds."""
+    """As "24.11 [23.60, 24.65] (3, sd 0.12)": mean, 95 % interval, seeds, the deviation of their means."""
     value, digits = entry.value, metric.decimals
     if value is None:
         return entry.mark
     between = f" [{value.low:.{digits}f}, {value.high:.{digits}f}]" if value.defined else ""
-    return f"{value.value:.{digits}f}{between} ({entry.seeds})"
+    return f"{value.value:.{digits}f}{between} ({seeds_text(entry, metric)})"
+
+
+def seeds_text(entry: Entry, metric: Metric) -> str:
+    """As "2/3, sd 0.12": seeds, and the standard deviation of their means where there are several."""
+    deviation = entry.value.seed_deviation if entry.value else None
+    return entry.seeds if deviation is None else f"{entry.seeds}, sd {deviation:.{metric.decimals}f}"
+
+
+def seeds_words(section: Section) -> str:
+    """How far the means of one model's training seeds lie apart, column by column; "" with one seed."""
+    said = []
+    for key, title in section.columns.items():
+        entries = [(row.entries.get(key, NOTHING).value, row.title) for row in section.models]
+        found = [(v.seed_deviation, name) for v, name in entries if v and v.seed_deviation is not None]
+        if found:
+            most, name = max(found)
+            middle, digits = statistics.median(deviation for deviation, _ in found), section.metric.decimals
+            of = f"median of {len(found)} models, most {most:.{digits}f}: {name}" if found[1:] else name
+            said.append(f"{title} {middle:.{digits}f} ({of})")
+    return f"Standard deviation of the means of training seeds: {'; '.join(said)}." if said else ""
 
 
 def short_text(entry: Entry, metric: Metric) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -151,8 +152,27 @@ def test_missing_seeds_show_in_the_count_of_seeds(tmp_path: Path) -> None:
     (store / "records" / f"{cells[1].hash}.json").unlink()
     write_report(store, tmp_path / "out")
     text = (tmp_path / "out/table.md").read_text()
-    assert "(2/3)" in text
+    assert "(2/3, sd " in text
     assert "\\*" in text.split("## With intervals")[0]
+
+
+def test_what_another_seed_gives_stands_beside_the_interval(tmp_path: Path) -> None:
+    cells = [cell("sd.rooms64-s5", "normal", "lora", seed) for seed in range(3)]
+    single = cell("sd.rooms64-s4", "normal", "lora")
+    write_report(small_store(tmp_path / "s", [*cells, single]), tmp_path / "out")
+    means = [
+        json.loads((tmp_path / "s/records" / f"{c.hash}.json").read_text())["scores"]["mean_angular_error"]
+        for c in cells
+    ]
+    deviation = statistics.stdev(means)
+    rows = [row for row in lines(tmp_path / "out/table.csv") if row["method"] == "LoRA"]
+    one, several = sorted(rows, key=lambda row: row["seeds"])
+    assert float(several["seed_deviation"]) == pytest.approx(deviation, rel=1e-6) and deviation > 0
+    assert (several["seeds"], one["seeds"], one["seed_deviation"]) == ("3", "1", "")
+    said = f"Standard deviation of the means of training seeds: LoRA {deviation:.2f} (SD rooms"
+    assert said in (tmp_path / "out/table.md").read_text()
+    page = (tmp_path / "out/index.html").read_text()
+    assert said in page and f"n 3, sd {deviation:.2f}<" in page
 
 
 def test_controls_stand_in_their_own_block(report: Path) -> None:
