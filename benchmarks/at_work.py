@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +16,7 @@ from typing import Any
 from generators.errors import UserError
 from generators.plain import parse_json
 
-from .claims import Claim, alive
+from .claims import Claim, alive, machine
 from .store import ATTEMPTS, FOLDERS, Store
 
 ALIVE, DEAD, UNKNOWN = "alive", "dead", "unknown"
@@ -190,7 +189,7 @@ def _owner(claim: Claim | None, sign: Mapping[str, Any] | None, silent: float | 
 
 
 def _owner_of_sign(sign: Mapping[str, Any]) -> str:
-    if sign.get("host") != socket.gethostname():
+    if sign.get("host") != machine():
         return UNKNOWN
     return process(_whole(sign.get("pid")))
 
@@ -227,7 +226,7 @@ def leftovers(folder: Path, working: set[str], now: float) -> tuple[Leftover, ..
 
 
 def _temporaries(folder: Path, now: float) -> Iterator[Leftover]:
-    host = socket.gethostname()
+    host = machine()
     for name in (".", *FOLDERS):
         for entry in entries(folder / name):
             found = _TEMPORARY.fullmatch(entry.name)
@@ -242,7 +241,7 @@ def _attempts(folder: Path, working: set[str], now: float) -> Iterator[Leftover]
     for entry in entries(folder / ATTEMPTS):
         name, _, rest = entry.name.partition(".")
         host, _, pid = rest.rpartition(".")
-        here = host == socket.gethostname() and pid.isdigit()
+        here = host == machine() and pid.isdigit()
         owner = process(int(pid)) if here else UNKNOWN
         if name not in working or owner == DEAD:
             yield from _leftover(entry, folder, owner, now)

@@ -13,7 +13,6 @@ import hashlib
 import mmap
 import os
 import re
-import socket
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .cell import canonical
-from .claims import alive
+from .claims import alive, machine
 from .files import StoreError
 
 VARIABLE = "INTRINSIC_BENCH_CACHE"
@@ -86,7 +85,7 @@ class Cache:
         if path.parent not in self._swept:
             self._swept.add(path.parent)
             sweep(path.parent)
-        writer = f"{socket.gethostname()}.{os.getpid()}-{threading.get_native_id()}"
+        writer = f"{machine()}.{os.getpid()}-{threading.get_native_id()}"
         temporary = path.with_name(f".{path.name}.{writer}.tmp")
         try:
             save_file(tensors, str(temporary), metadata={"key": key, "checksum": _BLANK})
@@ -98,7 +97,7 @@ class Cache:
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files of dead processes of this machine, and those nobody has touched for long."""
-    here = f".safetensors.{socket.gethostname()}."
+    here = f".safetensors.{machine()}."
     for path in folder.glob(".*.tmp"):
         pid = path.name.split(".")[-2].partition("-")[0]
         try:

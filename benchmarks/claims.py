@@ -1,11 +1,12 @@
 """Claims: who computes a cell, and whether that process is still there.
 
-Of a process of this machine the system knows. A runner elsewhere is known by its pulse: a file beside the
-claims that it writes again and again while it runs.
+Of a process of this machine (see `machine`) the system knows. A runner elsewhere is known by its pulse: a
+file beside the claims that it writes again and again while it runs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import time
@@ -15,6 +16,29 @@ from pathlib import Path
 
 PULSE = 15.0  # seconds between two pulses of a runner
 LEASE = 180.0  # seconds without one after which a runner of another machine is believed dead
+
+
+_FIRST = "pid:[4026531836]"  # the kernel's name for the processes of a machine that are in no container
+
+
+def machine() -> str:
+    """Name of this machine in claims and temporary files: of one name all processes can be asked for.
+
+    The host's name; in a container, which has process numbers of its own, and where the host is called
+    localhost as others are, with eight digits that no other has until this one starts anew.
+    """
+    host, own = socket.gethostname(), _told(lambda: os.readlink("/proc/self/ns/pid"))
+    if own in ("", _FIRST) and host.partition(".")[0] not in ("", "localhost"):
+        return host
+    boot = _told(lambda: Path("/proc/sys/kernel/random/boot_id").read_text())
+    return f"{host}-{hashlib.sha256(f'{boot} {own}'.encode()).hexdigest()[:8]}"
+
+
+def _told(ask: Callable[[], str]) -> str:
+    try:
+        return ask()
+    except OSError:  # not Linux
+        return ""
 
 
 def now_text() -> str:
@@ -57,12 +81,12 @@ class Claim:
     @staticmethod
     def own() -> Claim:
         """A claim of this process."""
-        return Claim(os.getpid(), socket.gethostname(), _started(os.getpid()), now_text())
+        return Claim(os.getpid(), machine(), _started(os.getpid()), now_text())
 
     @property
     def here(self) -> bool:
         """Whether the owner runs, or ran, on this machine."""
-        return self.host == socket.gethostname()
+        return self.host == machine()
 
     @property
     def dead(self) -> bool:

@@ -315,7 +315,7 @@ class RayEngine:
         """How far a cell is, as the store says it; without its last sign of life, which is no progress."""
         try:
             state = json.loads((self.store.progress / f"{cell.hash}.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (OSError, ValueError):  # it ends, or is being replaced on a file server
             return ""
         return json.dumps({name: value for name, value in state.items() if name != "at"})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import BinaryIO
 
 from generators.errors import UserError
 
-from .claims import alive
+from .claims import alive, machine
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
@@ -44,15 +43,17 @@ def storage_error(error: OSError, asked: str, writing: bool = True) -> StoreErro
 
 def temporary_name(path: Path) -> Path:
     """Name to write a file under; it names its writer so that leftovers of the dead are known."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{machine()}.{os.getpid()}.tmp")
 
 
 def sweep_temporary(folder: Path) -> None:
     """Remove what was written below a folder by processes of this machine that are gone."""
-    for path in folder.rglob(f".*.{socket.gethostname()}.*.tmp"):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not alive(int(pid)):
-            discard(path)
+    here = f".{machine()}."
+    for place, folders, files in os.walk(folder):  # it passes over what vanishes meanwhile
+        for name in (*folders, *files):
+            pid = name.split(".")[-2] if name.startswith(".") and name.endswith(".tmp") else ""
+            if pid.isdigit() and here in name and not alive(int(pid)):
+                discard(Path(place, name))
 
 
 def _create(path: Path) -> BinaryIO:

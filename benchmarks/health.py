@@ -283,13 +283,23 @@ def _cgroups(root: Path, own: Path) -> Iterator[tuple[Path, tuple[str, str]]]:
 
 
 def _limit(folder: Path, files: tuple[str, str]) -> tuple[int, int] | None:
+    """Limit and use of a group without what is kept of files, which the system takes back before it kills."""
     try:
         most, used = ((folder / name).read_text(encoding="utf-8").strip() for name in files)
     except OSError:
         return None
     if not (most.isdigit() and used.isdigit()) or int(most) >= _UNLIMITED:
         return None
-    return int(most), int(used)
+    return int(most), max(0, int(used) - _of_files(folder))
+
+
+def _of_files(folder: Path) -> int:
+    """Bytes of files that a group keeps in memory and has not used lately; of all groups in it."""
+    try:
+        told = dict(line.split(" ", 1) for line in (folder / "memory.stat").read_text().splitlines())
+        return int(told.get("total_inactive_file", told.get("inactive_file", "0")))
+    except (OSError, ValueError):
+        return 0
 
 
 def gigabytes(size: float) -> str:

@@ -94,7 +94,7 @@ class Runner:
         """Compute every cell; raises Stopped on a signal, StoreError if the store cannot be written."""
         self.show.start(self.total, self.left)
         try:
-            while self.queue or self.waiting or self._busy() or self._open:
+            while self._more():
                 self._pulse()
                 self._look_afar()
                 self._hand_out()
@@ -103,6 +103,14 @@ class Runner:
                     raise Stopped(self.stopping)
         finally:
             self._close()
+
+    def _more(self) -> bool:
+        """Whether there is anything to do; before it says no, it looks at what others have claimed."""
+        if self.queue or self.waiting or self._busy() or self._open:
+            return True
+        self._looked = -math.inf
+        self._look_afar()
+        return bool(self.queue) or self._open
 
     def left(self) -> float:
         """Expected seconds to the finish, worked out once a second."""
@@ -123,7 +131,8 @@ class Runner:
         for claimed in again:
             self.queue.put_back(claimed)
         for slot in self.engine.slots:
-            while not slot.cell and self.queue:
+            while not slot.cell and self.queue and not self.stopping:
+                self._pulse()
                 busy = self._busy()
                 cell = self.queue.take(slot.model, [other.model for other in busy], self._training(busy))
                 if cell is None:
@@ -137,9 +146,9 @@ class Runner:
     def _try(self, slot: Slot, cell: Cell) -> None:
         """Give a cell to a worker, unless another runner has it or has just finished it."""
         owner = self.store.claim(cell)
-        if owner is None and self.store.stamp(cell) == self.before[cell.hash]:
+        if owner is None and self.store.stamp(cell) in (None, self.before[cell.hash]):
             if not self.lost[cell.hash]:
-                self.store.log(cell).unlink(missing_ok=True)  # of an earlier run
+                self.store.forget_log(cell)  # of an earlier run
             slot.take(cell, 2 ** self.short[cell.hash])
             self.engine.give(slot, cell)
             self.show.working(slot.number, cell, 0.0, "starting")
@@ -256,7 +265,9 @@ class Runner:
         record.seconds, record.environment = {"total": round(seconds, 3)}, {"device": self.settings.device}
         record.log = f"logs/{self.store.log(cell).name}"
         self.store.append_log(cell, f"{cell}\n{reason}\n\n{log}")
-        self.store.write(record)
+        if not self.store.publish(self.store, record, self.before[cell.hash]):
+            self._done(slot, seconds, None)
+            return
         self._free(slot)
         self.computed += 1
         self.show.finished(slot.number, cell, seconds, reason)
@@ -287,7 +298,7 @@ def signals(runner: Runner) -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if runner.stopping:
-            raise KeyboardInterrupt
+            raise Stopped(number)
         runner.stopping = number
 
     old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}

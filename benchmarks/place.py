@@ -74,6 +74,14 @@ class Place:
         entries = [entry for entry in found if entry["type"] == "file"]
         return {entry["name"].rpartition("/")[2]: _stamp(entry) for entry in entries}
 
+    def stamp(self, name: str) -> tuple[int, int] | None:
+        """The stamp of one file, as `list` has it; None if it is not there."""
+        self.files.invalidate_cache()
+        try:
+            return _stamp(self._try("look at", name, lambda: self.files.info(self._at(name))))
+        except FileNotFoundError:
+            return None
+
     def get(self, name: str) -> bytes:
         """The bytes of a file; raises FileNotFoundError."""
 
@@ -201,22 +209,24 @@ def _plainly() -> Iterator[None]:
         raise OSError(f"{type(error).__name__}: {error}") from error
 
 
-# What a file system tells of a file that changes with its content, by its names for it.
-_TOLD: tuple[str, ...] = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "content_md5",
-    "generation",
-    "version_id",
-    "mtime",
-    "ino",
+# What a file system tells of a file that changes with its content, by its names for it. Of the first that it
+# has, the rest is not asked: a listing and a look at one file tell times of different precision.
+_TOLD: tuple[tuple[str, ...], ...] = (
+    ("generation",),
+    ("ETag",),
+    ("etag",),
+    ("md5Hash",),
+    ("content_md5",),
+    ("mtime", "ino"),
+    ("LastModified",),
+    ("last_modified",),
+    ("updated",),
+    ("created",),
 )
-_TOLD += ("LastModified", "last_modified", "updated")
 
 
 def _stamp(entry: dict[str, Any]) -> tuple[int, int]:
     """Of a file's description: a number of what changes with its content, and its size."""
-    told = {name: str(entry[name]) for name in _TOLD if entry.get(name) is not None}
-    text = json.dumps(told or {"created": str(entry.get("created"))}, sort_keys=True)
+    names = next((names for names in _TOLD if entry.get(names[0]) is not None), ())
+    text = json.dumps([str(entry.get(name)) for name in names])
     return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16), int(entry.get("size") or 0)

@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path, PurePosixPath
@@ -115,10 +115,10 @@ class RemoteStore(Store):
                 remove(part)
         return path
 
-    def _records(self, now: bool = False) -> dict[str, tuple[int, int]]:
-        """Stamps of the records, at most _FRESH old, or of now."""
+    def _records(self) -> dict[str, tuple[int, int]]:
+        """Stamps of the records, at most _FRESH old."""
         at, listed = self._listing
-        if now or time.monotonic() - at > _FRESH:
+        if time.monotonic() - at > _FRESH:
             listed = self.place.list("records")
             self._listing = (time.monotonic(), listed)
         return listed
@@ -151,7 +151,12 @@ class RemoteStore(Store):
 
     def stamp(self, cell: Cell) -> tuple[int, int] | None:
         """What changes whenever the record of a cell is replaced there; None if there is none."""
-        return self._records().get(f"{cell.hash}.json")
+        return self.place.stamp(f"records/{cell.hash}.json")
+
+    def stamps(self, cells: Iterable[Cell]) -> dict[str, tuple[int, int] | None]:
+        """Hash to stamp of many cells, from one listing."""
+        listed = self._records()
+        return {cell.hash: listed.get(f"{cell.hash}.json") for cell in cells}
 
     def read(self, cell: Cell | str) -> Record | None:
         """The record of a cell, None if there is none; raises UserError if the file is corrupt."""
@@ -180,11 +185,21 @@ class RemoteStore(Store):
         return path
 
     def append_log(self, cell: Cell, text: str) -> None:
-        """Add to the log of a cell: to what the machine that computed it has written, if it has."""
-        name = f"logs/{self.log(cell).name}"
-        self._refresh(name, self.place.list("logs").get(self.log(cell).name))
+        """Add to the log of a cell: to what this machine wrote while it was computed, or else another."""
+        if not self.log(cell).exists():
+            name = f"logs/{self.log(cell).name}"
+            self._refresh(name, self.place.list("logs").get(self.log(cell).name))
         super().append_log(cell, text)
-        self.place.put(name, self.log(cell).read_bytes())
+        self._put_log(cell)
+
+    def forget_log(self, cell: Cell) -> None:
+        """Remove the log of a cell, here and there."""
+        super().forget_log(cell)
+        self.place.delete(f"logs/{self.log(cell).name}")
+
+    def _put_log(self, cell: Cell) -> None:
+        if self.log(cell).exists():
+            self.place.put(f"logs/{self.log(cell).name}", self.log(cell).read_bytes())
 
     def publish(self, attempt: Store, record: Record, before: tuple[int, int] | None) -> bool:
         """Upload an attempt's files, then the record: the first writer wins.
@@ -204,6 +219,7 @@ class RemoteStore(Store):
         files = list(zip(_kept(record), _kept(named), strict=True))
         for kept, name in files:
             self.place.upload(attempt.folder / kept, name)
+        self._put_log(record.cell)  # the record names it, too
         if not self._enter(named, standing and standing[0]):
             for _, name in files:
                 self.place.delete(name)
@@ -216,8 +232,9 @@ class RemoteStore(Store):
 
     def _standing(self, cell: Cell) -> tuple[tuple[int, int], Record] | None:
         """Stamp of the record that is there now, and the record."""
-        stamp = self._records(now=True).get(f"{cell.hash}.json")
-        record = self.read(cell) if stamp is not None else None
+        stamp = self.stamp(cell)
+        self._refresh(f"records/{cell.hash}.json", stamp)
+        record = super().read(cell)
         return None if stamp is None or record is None else (stamp, record)
 
     def _enter(self, record: Record, over: tuple[int, int] | None) -> bool:
@@ -226,7 +243,7 @@ class RemoteStore(Store):
         won = True
         if over is None:
             won = self.place.create(path, data)
-        elif self._records(now=True).get(f"{record.cell.hash}.json") == over:
+        elif self.stamp(record.cell) == over:
             self.place.put(path, data)
         else:
             won = False
@@ -253,8 +270,7 @@ class RemoteStore(Store):
             with super().beating(cell):
                 yield
         finally:
-            if self.log(cell).exists():
-                self.place.put(f"logs/{self.log(cell).name}", self.log(cell).read_bytes())
+            self._put_log(cell)
             self.place.delete(f"progress/{cell.hash}.json")
 
     # Claims: there, created by one alone.

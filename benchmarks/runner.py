@@ -148,7 +148,7 @@ def compute(
     _check(workers, overwrite, device, engine, track, timeout, address)
     settings = Settings(execute, device, deterministic, track, timeout)
     store.prepare()
-    before = {cell.hash: store.stamp(cell) for cell in cells}  # first: what comes later is another runner's
+    before = store.stamps(cells)  # first: what comes later is another runner's
     found = {cell.hash: store.read(cell) for cell in cells}
     missing = [cell for cell in cells if not _keeps(found[cell.hash], overwrite)]
     refuse_missing(missing)
@@ -255,5 +255,9 @@ def run(
     place = store_at(store or RESULTS / "cells")
     _check(**options)
     place.add_cells(cells)
-    records = compute(cells, place, **options).records
-    return records[0] if isinstance(what, Cell) else records
+    outcome = compute(cells, place, **options)
+    if isinstance(what, Cell) and not outcome.records:
+        owner = outcome.elsewhere.get(what.hash, "another runner")
+        todo = "wait for it, then ask again: what is recorded is not computed twice"
+        raise UserError(f"compute {what}", f"it is at {owner}", f"store: {place.address}", todo)
+    return outcome.records[0] if isinstance(what, Cell) else outcome.records

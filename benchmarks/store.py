@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ from generators.errors import UserError
 from generators.plain import parse_json
 
 from .cell import Cell, Record
-from .claims import Claim, alive, now_text
+from .claims import Claim, alive, machine, now_text
 from .files import (
     StoreError,
     atomic,
@@ -41,6 +40,7 @@ from .record_shape import check_claim, check_suite
 
 FOLDERS = ("records", "maps", "samples", "adapters", "logs", "claims", "progress")
 ATTEMPTS = "attempts"  # beside them, while cells are computed
+_TRIES = 100  # to make a folder that others remove
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -79,7 +79,7 @@ class Store:
     def sweep(self) -> None:
         """Remove temporary files and claims whose owner, a process of this machine, is gone."""
         sweep_temporary(self.folder)
-        for path in (self.folder / ATTEMPTS).glob(f"*.{socket.gethostname()}.*"):
+        for path in (self.folder / ATTEMPTS).glob(f"*.{machine()}.*"):
             pid = path.name.rpartition(".")[2]
             if pid.isdigit() and not alive(int(pid)):
                 discard(path)
@@ -93,7 +93,7 @@ class Store:
                 self._bury(path)
         for name in self._pulses():
             host, _, pid = name.removesuffix(".pulse").rpartition(".")
-            if host == f".{socket.gethostname()}" and pid.isdigit() and not alive(int(pid)):
+            if host == f".{machine()}" and pid.isdigit() and not alive(int(pid)):
                 self._forget_pulse(name)
 
     def pull(self, *folders: str) -> None:
@@ -114,6 +114,13 @@ class Store:
                 file.write(text)
         except OSError as error:
             raise storage_error(error, f"write {self.log(cell)}") or error from error
+
+    def forget_log(self, cell: Cell) -> None:
+        """Remove the log of a cell; raises StoreError if that cannot be."""
+        try:
+            self.log(cell).unlink(missing_ok=True)
+        except OSError as error:
+            raise storage_error(error, f"remove {self.log(cell)}") or error from error
 
     def read(self, cell: Cell | str) -> Record | None:
         """The record of a cell, None if there is none; raises UserError if the file is corrupt."""
@@ -176,6 +183,10 @@ class Store:
             return None
         return stat.st_ino, stat.st_mtime_ns
 
+    def stamps(self, cells: Iterable[Cell]) -> dict[str, tuple[int, int] | None]:
+        """Hash to stamp of many cells."""
+        return {cell.hash: self.stamp(cell) for cell in cells}
+
     def write(self, record: Record) -> Path:
         """Record a cell, replacing its earlier record; raises ValueError on NaN, StoreError."""
         return self.write_text(self.path(record.cell), record.to_json() + "\n")
@@ -216,10 +227,15 @@ class Store:
         with self._locked(self.records / ".publish"):
             if self.stamp(record.cell) != before and self._is_done(record.cell):
                 return False
-            for kept in (record.maps, record.samples, record.adapter):
-                if kept is not None:
+            made = [kept for kept in (record.maps, record.samples, record.adapter) if kept is not None]
+            with atomic(self.path(record.cell)) as file:
+                file.write((record.to_json() + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+                if made:  # from here on there is room for all; no record names what another attempt made
+                    discard(self.path(record.cell))
+                for kept in made:
                     _move(attempt.folder / kept, self.folder / kept)
-            self.write(record)
         return True
 
     def _is_done(self, cell: Cell) -> bool:
@@ -233,7 +249,7 @@ class Store:
             since: when it began; moved: when it last reported progress.
         """
         named: dict[str, Any] = {"hash": cell.hash, "model": cell.model, "intrinsic": cell.intrinsic}
-        named |= {"method": cell.method, "seed": cell.seed, "host": socket.gethostname(), "pid": os.getpid()}
+        named |= {"method": cell.method, "seed": cell.seed, "host": machine(), "pid": os.getpid()}
         state = named | {"share": share, "phase": phase, "since": since, "moved": moved, "at": now_text()}
         _tell(self.progress / f"{cell.hash}.json", json.dumps(state))
 
@@ -255,13 +271,14 @@ class Store:
 
     def add_cells(self, cells: Iterable[Cell]) -> None:
         """Add cells that belong to no suite to what is planned; a store of a suite stays as it is."""
-        found = self.suite()
-        if found is None or found["name"] == "cells":
-            told = (found or {"cells": []})["cells"]
-            earlier = [Cell(**{k: v for k, v in cell.items() if k != "hash"}) for cell in told]
-            unique = {cell.hash: cell for cell in [*earlier, *cells]}
-            self.prepare()
-            self.write_suite("cells", "Single cells", "Asked from Python.", unique.values())
+        self.prepare()
+        with self._locked(self.records / ".publish"):
+            found = self.suite()
+            if found is None or found["name"] == "cells":
+                told = (found or {"cells": []})["cells"]
+                earlier = [Cell(**{k: v for k, v in cell.items() if k != "hash"}) for cell in told]
+                unique = {cell.hash: cell for cell in [*earlier, *cells]}
+                self.write_suite("cells", "Single cells", "Asked from Python.", unique.values())
 
     def suite(self) -> dict[str, Any] | None:
         """What `write_suite` wrote, None if it did not; raises UserError if the file is corrupt."""
@@ -351,7 +368,8 @@ class Store:
             temporary.write_text(json.dumps(asdict(Claim.own())), encoding="utf-8")
             os.link(temporary, path)
         except FileExistsError:
-            return False
+            # Where the answer to a link that was made is lost (NFS), the second asking finds it: open(2).
+            return temporary.stat().st_nlink == 2
         except OSError as error:
             known = storage_error(error, f"claim {path}")
             if known is None:
@@ -387,7 +405,7 @@ class Attempt(Store):
     """What one process makes of a cell, until it is published."""
 
     def __init__(self, root: Store, cell: Cell) -> None:
-        super().__init__(root.folder / ATTEMPTS / f"{cell.hash}.{socket.gethostname()}.{os.getpid()}")
+        super().__init__(root.folder / ATTEMPTS / f"{cell.hash}.{machine()}.{os.getpid()}")
         self._root = root
 
     @property
@@ -397,11 +415,15 @@ class Attempt(Store):
 
     def prepare(self) -> None:
         """Make the folders that files are made in; raises StoreError if that cannot be."""
-        try:
-            for folder in (self.maps, self.samples, self.adapters):
-                folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(error, f"make {self.folder}") or error from error
+        for again in reversed(range(_TRIES)):
+            try:
+                for folder in (self.maps, self.samples, self.adapters):
+                    folder.mkdir(parents=True, exist_ok=True)
+                return
+            except OSError as error:
+                # Another process may remove the folder of all attempts while it is empty.
+                if not (again and isinstance(error, FileNotFoundError | FileExistsError)):
+                    raise storage_error(error, f"make {self.folder}") or error from error
 
 
 def store_at(where: str | Path) -> Store:
@@ -439,8 +461,8 @@ def _at_work(path: Path, pid: int | None = None) -> bool:
     if type(number) is not int or not 0 < number < 2**31:
         return False
     if pid is not None:
-        return host == socket.gethostname() and number == pid
-    return host != socket.gethostname() or alive(number)
+        return host == machine() and number == pid
+    return host != machine() or alive(number)
 
 
 def corrupt(path: Path, wrong: str, todo: str = "") -> UserError:

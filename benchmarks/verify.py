@@ -49,12 +49,15 @@ class Verdict:
     reason: str = ""
 
 
-def judge(before: Record, after: Record, tolerance: float) -> Verdict:
+def judge(before: Record, after: Record | None, tolerance: float) -> Verdict:
     """Two records of one cell.
 
     Args:
+        after: None if none came of it.
         tolerance: share of a score by which it may differ.
     """
+    if after is None:
+        return Verdict(before, FAILED, reason="it was not computed: another runner is at it, see --keep")
     if after.status != "done":
         return Verdict(before, FAILED, reason=after.reason)
     if before.scores.keys() != after.scores.keys():
@@ -120,7 +123,7 @@ def verify_records(
         store.add_cells(cells)
         after = compute(cells, store, show=show, **options).records  # type: ignore[arg-type]
     now = {record.cell.hash: record for record in after}
-    return [judge(record, now[record.cell.hash], tolerance) for record in records if record.cell.hash in now]
+    return [judge(record, now.get(record.cell.hash), tolerance) for record in records]
 
 
 def _done(where: str, only: str | None) -> list[Record]:

@@ -13,7 +13,6 @@ import math
 import os
 import queue
 import signal
-import socket
 import sys
 import threading
 import time
@@ -28,7 +27,7 @@ from typing import Any
 from generators.errors import UserError
 
 from .cell import Cell, Record
-from .claims import now_text
+from .claims import machine, now_text
 from .engine import Message
 from .files import StoreError, storage_error
 from .store import Store, store_at
@@ -230,7 +229,7 @@ def compute(
     start, before = time.perf_counter(), store.stamp(cell)
     beat = Beat(cell, store, tell)
     with store.attempt(cell) as own, store.beating(cell), beat, logging_to(store.log(cell)):
-        print(f"{cell} ({cell.hash}), process {os.getpid()} on {socket.gethostname()}, {beat.since}")
+        print(f"{cell} ({cell.hash}), process {os.getpid()} on {machine()}, {beat.since}")
         beat(0.0, "starting")
         with begin(cell, store, settings.track):
             record = find(settings.execute)(cell, own, beat, settings.device)

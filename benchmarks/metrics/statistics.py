@@ -209,10 +209,8 @@ def _interval(
     seeds, n = sums.shape
     unit = "groups of pictures" if clustered else "pictures"
     drawn = " and ".join(name for name, k in (("seeds", seeds), (unit, n)) if k > 1)
-    method, value = (
-        f"percentile bootstrap over {drawn or 'nothing'}, {resamples} resamples",
-        float(array.mean()),
-    )
+    method = f"percentile bootstrap over {drawn or 'nothing'}, {resamples} resamples"
+    value = float(array.mean())
     deviation = float(array.mean(1).std(ddof=1)) if seeds > 1 else None
     if not len(ends):
         return Interval(value, None, None, level, n, method, "one value has no interval", seeds, deviation)

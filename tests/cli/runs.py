@@ -1,7 +1,6 @@
 """Stores as runs leave them, for the tests of `status`: claims, signs of life and records."""
 
 import json
-import socket
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from benchmarks.cell import Cell, Record
-from benchmarks.claims import Claim
+from benchmarks.claims import Claim, machine
 from benchmarks.cli import main
 from benchmarks.state import Reader, State
 from benchmarks.store import Store
 from tests.runner.fakes import cells
 
-HERE = socket.gethostname()
+HERE = machine()
 
 
 def text(seconds_ago: float) -> str:

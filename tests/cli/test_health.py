@@ -177,6 +177,8 @@ def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
         (folder / "memory.max").write_text(f"{most}\n")
         (folder / "memory.current").write_text(f"{used}\n")
     assert health.cgroup_limit(tmp_path, tmp_path / "own") == (1000, 900)
+    (tmp_path / "job" / "memory.stat").write_text("anon 1\ninactive_file 300\n")  # given back when needed
+    assert health.cgroup_limit(tmp_path, tmp_path / "own") == (1000, 600)
     (tmp_path / "job" / "memory.max").write_text("max\n")
     assert health.cgroup_limit(tmp_path, tmp_path / "own") == (5000, 100)
     assert health.cgroup_limit(tmp_path, tmp_path / "nowhere") is None

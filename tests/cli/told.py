@@ -1,18 +1,18 @@
 """What the tests of `doctor` ask of it: its findings, and stores to look at."""
 
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 
 from click.testing import CliRunner, Result
 
 from benchmarks.cell import Record
+from benchmarks.claims import machine
 from benchmarks.cli import main
 from benchmarks.store import Store
 from generators.finding import OK, SKIPPED, Finding
 from tests.runner.fakes import cells
 
-HERE = socket.gethostname()
+HERE = machine()
 SOMEBODY = 65534  # a user who may write nothing: "nobody"
 
 

@@ -52,6 +52,7 @@ def test_an_object_is_created_once(bucket: str) -> None:
     assert place.list("records") == {}
     assert place.create("records/a.json", b"1") and not place.create("records/a.json", b"2")
     stamp = place.list("records")["a.json"]
+    assert place.stamp("records/a.json") == stamp and place.stamp("records/b.json") is None
     assert place.get("records/a.json") == b"1" and place.list("") == {}
     place.put("records/a.json", b"3")
     assert place.list("records")["a.json"] != stamp

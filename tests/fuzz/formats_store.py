@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from benchmarks import at_work, state
 from benchmarks.cache import Cache
 from benchmarks.cell import Record, unsealed
+from benchmarks.claims import machine
 from benchmarks.compare import read_record as read_compared
 from benchmarks.data.diode.tree import read_meta
 from benchmarks.data.drawn.sampler import sampler
@@ -112,9 +112,7 @@ def suite_text() -> list[bytes]:
 
 
 def claims() -> list[bytes]:
-    return text(
-        {"pid": os.getpid(), "host": socket.gethostname(), "started": "1", "since": "2026-01-01T00:00:00Z"}
-    )
+    return text({"pid": os.getpid(), "host": machine(), "started": "1", "since": "2026-01-01T00:00:00Z"})
 
 
 def read_claim(path: Path) -> None:

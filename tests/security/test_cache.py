@@ -3,7 +3,6 @@
 import os
 import random
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.cache import FORGOTTEN, VARIABLE, Cache, sweep
 from benchmarks.cell import canonical
+from benchmarks.claims import machine
 from benchmarks.files import StoreError
 
 KEY = {"kind": "pictures", "world": "abc", "rows": [0, 4]}
@@ -183,7 +183,7 @@ def test_two_processes_write_one_entry(tmp_path: Path) -> None:
 def test_temporary_files_of_the_dead_are_swept(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", "pass"])
     gone.wait()
-    here, host = tmp_path / "pictures", socket.gethostname()
+    here, host = tmp_path / "pictures", machine()
     here.mkdir()
     names = {
         "dead": f".a.safetensors.{host}.{gone.pid}-1.tmp",
