@@ -52,15 +52,26 @@ class Clock:
     def __init__(self, progress: Progress) -> None:
         self.seconds: dict[str, float] = {}
         self.progress = progress
+        self._on = ("", 0.0, 0.0)  # the phase, and the shares of the cell at its beginning and its end
 
     @contextmanager
-    def phase(self, name: str, share: float) -> Iterator[None]:
-        """Time a phase and report it with the share of the cell that is done."""
+    def phase(self, name: str, share: float, end: float | None = None) -> Iterator[None]:
+        """Time a phase and report it with the share of the cell that is done.
+
+        Args:
+            end: the share at the end of the phase, where `within` reports how it goes.
+        """
+        self._on = (name, share, share if end is None else end)
         self.progress(share, name)
         started = time.monotonic()
         yield
         spent = self.seconds.get(name, 0.0) + time.monotonic() - started
         self.seconds[name] = round(spent, 3)
+
+    def within(self, share: float) -> None:
+        """Report the share done, 0 to 1, of the phase that is on."""
+        name, begin, end = self._on
+        self.progress(begin + (end - begin) * share, name)
 
 
 @cache
@@ -97,13 +108,22 @@ _sessions: dict[str, Session] = {}
 
 
 def session(device: str) -> Session:
-    """This process's session for a device; on CPU everything runs on one thread, so that the number
-    of workers changes no number."""
-    if device not in _sessions:
+    """This process's session for a device; a device with a number becomes CUDA's current one.
+
+    On CPU everything runs on one thread, so that the number of workers changes no number. Under
+    deterministic algorithms a GPU's session has a cache of its own: what others computed there without
+    them may differ.
+    """
+    if device.startswith("cuda:"):
+        torch.cuda.set_device(device)
+    apart = device != "cpu" and torch.are_deterministic_algorithms_enabled()
+    name = f"{device}, deterministic" if apart else device
+    if name not in _sessions:
         if device == "cpu":
             torch.set_num_threads(1)
-        _sessions[device] = Session(Cache(cache_folder()), device)
-    return _sessions[device]
+        folder = cache_folder() / "deterministic" if apart else cache_folder()
+        _sessions[name] = Session(Cache(folder), device)
+    return _sessions[name]
 
 
 def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -> Record:
@@ -174,9 +194,6 @@ def make_task(cell: Cell, here: Session, clock: Clock) -> Task:
         where |= {"maps": sorted(train.maps)}
         return here.cache.get(full | where, compute)
 
-    def report(share: float) -> None:
-        clock.progress(0.05 + 0.85 * share, "fit")
-
     return Task(
         generator,
         intrinsic,
@@ -184,11 +201,12 @@ def make_task(cell: Cell, here: Session, clock: Clock) -> Task:
         validation,
         cell.options,
         cell.seed,
-        report,
+        clock.within,
         remember,
         cell.method,
         partial(here.parts, cell, intrinsic) if in_parts(cell) else None,
         track=trackers.current().loss,
+        device=here.device,
     )
 
 
@@ -200,9 +218,9 @@ def _probe(cell: Cell, here: Session, store: Store, clock: Clock, record: Record
             forget()  # the predictor has said what it sees: its memory is for the training
     probe: Probe | None = None
     try:
-        with clock.phase("fit", 0.05):
+        with clock.phase("fit", 0.05, 0.9):
             probe = method_fit(cell.method)(task)
-        with clock.phase("predict", 0.92):
+        with clock.phase("predict", 0.92, 0.97):
             prediction = _in_units(probe.predict(test), probe, cell, test)
         with clock.phase("score", 0.97):
             record.details = probe.details

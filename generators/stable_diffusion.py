@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import hub
 from .base import GeneratorSpec, Sample
+from .errors import UserError
 from .hub import WEIGHTS_VARIABLE as WEIGHTS_VARIABLE
 from .hub import find_folder, hash_files, local_folder, reading
 
@@ -55,6 +56,7 @@ UNET_V2: dict[str, Any] = {
     "attention_head_dim": (5, 10, 20, 20),
     "use_linear_projection": True,
 }
+NAMED = 5  # missing tensors that an error names
 _RAIL = "CreativeML OpenRAIL-M"
 
 
@@ -198,17 +200,44 @@ def count(spec: GeneratorSpec, rank: int = 8) -> dict[str, int]:
 
 
 def hub_folder(spec: GeneratorSpec) -> Path:
-    """The model's folder, fetched from the hub where it is not on this machine; raises UserError."""
+    """The model's folder, fetched from the hub where it is not on this machine.
+
+    Raises:
+        UserError: the hub gives none, or one without the weights of a part.
+    """
     patterns = [f"{part}/{end}" for part in _parts(spec) for end in ("*.json", "*.txt")]
     patterns += [f"{p}/*model.safetensors" for p in _parts(spec)[:3]]
-    return find_folder(spec, patterns, "diffusers")
+    found = find_folder(spec, patterns, "diffusers")
+    if local_folder(spec) is None:
+        _check_files(spec, found)
+    return found
+
+
+def _weight_files(spec: GeneratorSpec) -> list[str]:
+    """Files of weights of UNet, autoencoder and text encoder, relative to the model's folder."""
+    unet, vae, text = _parts(spec)[:3]
+    names = {unet: "diffusion_pytorch_model", vae: "diffusion_pytorch_model", text: "model"}
+    return [f"{part}/{name}.safetensors" for part, name in names.items()]
+
+
+def _check_files(spec: GeneratorSpec, folder: Path) -> None:
+    """Raise UserError unless the weights of every part that is read are there, in one file or in many."""
+    needed = _weight_files(spec)[0 if spec.options.get("random_seed") is None else 1 :]
+    ends = ("", ".index.json")
+    missing = [name for name in needed if not any((folder / f"{name}{end}").is_file() for end in ends)]
+    if missing:
+        raise UserError(
+            f"model {spec.name!r}",
+            f"its folder has no {' and no '.join(missing)}",
+            f"folder {folder}, source {spec.source}; pickled weights (.bin, .ckpt) are not read",
+            "where the source has pickled weights alone and you trust it, write them as safetensors with "
+            f"diffusers' save_pretrained and set {WEIGHTS_VARIABLE} to a folder that holds {spec.name}/",
+        )
 
 
 def on_machine(spec: GeneratorSpec) -> bool:
     """Whether every file of weights is here: the user's own, or in the hub's cache."""
-    unet, vae, text = _parts(spec)[:3]
-    weights = [f"{part}/diffusion_pytorch_model.safetensors" for part in (unet, vae)]
-    return hub.on_machine(spec, [*weights, f"{text}/model.safetensors"])
+    return hub.on_machine(spec, _weight_files(spec))
 
 
 def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
@@ -222,18 +251,40 @@ def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:
         missing = [part for part in _parts(spec) if not (place / part).is_dir()]
         if missing:  # the libraries would take the path for an address on the hub
             raise FileNotFoundError(f"there is no {' and no '.join(missing)} in it")
-        vae = AutoencoderKL.from_pretrained(place, subfolder="vae", use_safetensors=True).float()
-        text = CLIPTextModel.from_pretrained(place / "text_encoder", use_safetensors=True).float()
+        _check_files(spec, place)
+        vae, info = AutoencoderKL.from_pretrained(
+            place, subfolder="vae", use_safetensors=True, output_loading_info=True
+        )
+        _check_names(spec, place / "vae", info)
+        text, info = CLIPTextModel.from_pretrained(
+            place / "text_encoder", use_safetensors=True, output_loading_info=True
+        )
+        _check_names(spec, place / "text_encoder", info)
         tokenizer = CLIPTokenizer.from_pretrained(place / "tokenizer")
         schedule = DPMSolverMultistepScheduler.from_pretrained(place, subfolder="scheduler")
         if seed is None:
-            unet = UNet2DConditionModel.from_pretrained(
-                place, subfolder=spec.options["unet"], use_safetensors=True
-            ).float()
+            unet, info = UNet2DConditionModel.from_pretrained(
+                place, subfolder=spec.options["unet"], use_safetensors=True, output_loading_info=True
+            )
+            _check_names(spec, place / spec.options["unet"], info)
+            unet = unet.float()
         else:
             config = UNet2DConditionModel.load_config(place, subfolder=spec.options["unet"])
             unet = random_unet({**config, **spec.options.get("config", {})}, seed)
-    return SingleStep(spec, unet, vae, text, tokenizer, schedule, device)
+    return SingleStep(spec, unet, vae.float(), text.float(), tokenizer, schedule, device)
+
+
+def _check_names(spec: GeneratorSpec, folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise UserError if a part's file lacks tensors: diffusers and transformers make up missing ones."""
+    names = sorted(str(name) for name in info["missing_keys"])
+    if names:
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise UserError(
+            f"model {spec.name!r}",
+            f"the weights of its {folder.name} lack {', '.join(names[:NAMED])}{more}",
+            f"folder {folder}",
+            "fetch the folder again, or write it again from the whole network",
+        )
 
 
 def _quiet() -> None:

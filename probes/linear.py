@@ -3,14 +3,17 @@
 The map acts on activations upsampled bilinearly to the output grid (Chen et al. 2023). Bilinear
 upsampling is linear and separable, y = U_h f U_w^T, so where every pixel is valid its normal
 equations are those of the small activations weighted by U^T U, and no upsampled activation is
-ever made. One streaming pass serves all layers and all intrinsics; ridge strength and layer are
-chosen on the validation split.
+made. Where some are not valid, small ones are upsampled for real; large ones are weighted by
+U^T M U, with M the valid pixels: each place goes together with its neighbours alone. One streaming
+pass serves all layers and all intrinsics; ridge strength and layer are chosen on the validation
+split.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,8 @@ from .ridge import STRENGTHS, Moments
 from .task import Examples, Task, stream
 
 BATCH = 25
+UPSAMPLED = 2**28  # bytes: activations of a batch that would be larger are not upsampled
+SUMMED = 0.7  # share of fitting that is done when all moments are there
 
 
 def upsampling(small: int, large: int) -> Tensor:
@@ -65,18 +70,53 @@ def _small_sums(f: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, f
 
 
 def _masked_sums(f: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
-    """The same over the valid pixels only, on activations upsampled for real."""
+    """The same over the valid pixels only, on activations upsampled for real where they are small enough."""
+    if f.element_size() * math.prod((*f.shape[:2], *y.shape[2:])) > UPSAMPLED:
+        return _neighbour_sums(f, y, mask)
     large = functional.interpolate(f, size=y.shape[2:], mode="bilinear", align_corners=False)
     keep = mask[:, 0]
     x, t = large.movedim(1, -1)[keep], y.movedim(1, -1)[keep]
     return x.T @ x, x.T @ t, x.sum(0), t.sum(0), float(len(x))
 
 
-def accumulate(generator: Generator, examples: Examples, labels: Tensor) -> dict[str, Tensor]:
+def _neighbour_sums(f: Tensor, y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
+    """`_masked_sums`, float64, picture by picture, without any upsampled activation."""
+    u, v = upsampling(f.shape[2], y.shape[2]), upsampling(f.shape[3], y.shape[3])
+    gram = torch.zeros(f.shape[1], f.shape[1], dtype=torch.float64)
+    cross = torch.zeros(f.shape[1], y.shape[1] + 1, dtype=torch.float64)
+    sum_y = torch.zeros(y.shape[1], dtype=torch.float64)
+    for activation, truth, valid in zip(f, y, mask, strict=True):
+        flat, inside = activation.flatten(1), torch.where(valid, truth, 0)
+        gram += _weighted(activation, u, v, valid[0].float()).flatten(1) @ flat.T
+        targets = torch.cat([inside, valid.float()])  # with 1, whose products are the sum of x
+        cross += flat @ torch.einsum("ji,tjk,kl->til", u, targets, v).flatten(1).T
+        sum_y += inside.sum((1, 2))
+    return gram, cross[:, :-1], cross[:, -1], sum_y, float(mask.sum())
+
+
+def _weighted(f: Tensor, u: Tensor, v: Tensor, valid: Tensor) -> Tensor:
+    """Activations f (c h w) weighted by U^T M U, of upsampling by u (H h) and v (W w), and M (H W) 0 or 1.
+
+    Every pixel is made of two neighbouring rows and columns: a place meets itself and eight others.
+    """
+    h, w = f.shape[1:]
+    padded, found = functional.pad(f, (1, 1, 1, 1)), torch.zeros_like(f)
+    wide_u, wide_v = functional.pad(u, (1, 1)), functional.pad(v, (1, 1))
+    for i in range(3):
+        for j in range(3):
+            together = (u * wide_u[:, i : i + h]).T @ valid @ (v * wide_v[:, j : j + w])
+            found += together * padded[:, i : i + h, j : j + w]
+    return found
+
+
+def accumulate(
+    generator: Generator, examples: Examples, labels: Tensor, seen: Callable[[int], None] = lambda count: None
+) -> dict[str, Tensor]:
     """Moments of all layers in one pass over the examples, as "layer/part" tensors.
 
     Args:
         labels: target maps (n t h w), those of the examples or shuffled ones.
+        seen: called with the number of examples that are in the moments.
     """
     moments: dict[str, Moments] = {}
 
@@ -90,6 +130,7 @@ def accumulate(generator: Generator, examples: Examples, labels: Tensor) -> dict
         for name, f in features.items():
             sums = _small_sums(f, y) if bool(mask.all()) else _masked_sums(f, y, mask)
             moments.setdefault(name, Moments.empty(f.shape[1], y.shape[1])).add(*sums)
+        seen(rows.stop)
     return {f"{name}/{part}": t for name, m in moments.items() for part, t in m.tensors().items()}
 
 
@@ -159,7 +200,7 @@ def fit(task: Task) -> LinearProbe:
     generator, kind = task.model, task.options["labels"]
     key = f"moments/{kind}/{task.seed if kind == 'shuffled' else ''}"
     moments = _split(task.remember(key, lambda: _moments(task)))
-    task.progress(0.7)
+    task.progress(SUMMED)
     asked = task.options["layer"]
     if asked != "best" and asked not in moments:
         raise unknown(f"layer of {generator.spec.name}", asked, moments)
@@ -169,16 +210,22 @@ def fit(task: Task) -> LinearProbe:
 
 def _moments(task: Task) -> dict[str, Tensor]:
     """Moments of all layers over the training pictures, in one go or part by part."""
+    before = 0  # pictures of the parts that are done
+
+    def seen(count: int) -> None:
+        task.progress(SUMMED * (before + count) / len(task.train))
+
     if task.parts is not None:
         found: dict[str, Tensor] = {}
         for part in task.parts():
-            for name, value in accumulate(task.model, part, stacked_targets(part)).items():
+            for name, value in accumulate(task.model, part, stacked_targets(part), seen).items():
                 found[name] = found[name] + value if name in found else value
+            before += len(part)
         return found
     labels = stacked_targets(task.train)
     if task.options["labels"] == "shuffled":
         labels = labels[shuffled(len(labels), stream(task.seed, "labels"))]
-    return accumulate(task.model, task.train, labels)
+    return accumulate(task.model, task.train, labels, seen)
 
 
 def _choose(task: Task, moments: dict[str, Moments]) -> LinearProbe:

@@ -32,6 +32,7 @@ SAID = (
     "std::bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",  # of the device or of the host, since cuDNN 9
     REFUSED,
     "could not create a memory",
     "could not execute a primitive",

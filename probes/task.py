@@ -62,7 +62,7 @@ class Task:
         generator: frozen; None for the controls that look at pictures only.
         options: every option of the method, and of a model that samples.
         method: its name.
-        progress: called with the share done, 0 to 1.
+        progress: called with the share done, 0 to 1, of fitting, and then of predicting.
         parts: gives the training pictures with their maps, some at a time, where they are too many to be in
             memory together: `train` has no pixel of theirs then. None where `train` has them all.
         remember: (key, compute) -> tensors computed once for the same generator and training data.
@@ -70,6 +70,7 @@ class Task:
             nothing.
         track: called with the number of steps done and the loss of the last of them, in order; on a CUDA
             device some steps later. It may keep them, and change nothing.
+        device: where a method without a generator computes, as torch names it; the examples are on the CPU.
     """
 
     generator: Generator | None
@@ -84,6 +85,7 @@ class Task:
     parts: Callable[[], Iterator[Examples]] | None = None
     watch: Callable[[int], None] = lambda step: None
     track: Callable[[int, float], None] = lambda step, loss: None
+    device: str = "cpu"
 
     @property
     def model(self) -> Generator:

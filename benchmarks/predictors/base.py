@@ -91,11 +91,14 @@ def cached_folder(spec: PredictorSpec) -> Path | None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    found: str | None
     try:
-        found = Path(snapshot_download(spec.source, revision=spec.revision, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return None
-    return None if lacking(found, spec.files) else found
+        found = snapshot_download(spec.source, revision=spec.revision, local_files_only=True)
+    except LocalEntryNotFoundError as error:
+        # Newer clients raise it, with the folder, where any file of the repository is missing: of those that
+        # no predictor reads, all are.
+        found = getattr(error, "snapshot_path", None)
+    return None if found is None or lacking(Path(found), spec.files) else Path(found)
 
 
 def required_folder(spec: PredictorSpec) -> Path:

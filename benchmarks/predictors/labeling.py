@@ -132,6 +132,10 @@ def near_is_one(depth: Tensor) -> Tensor:
 class PredictorProbe:
     """A predictor's maps as a method's: nothing is trained.
 
+    Args:
+        device: where the predictor computes.
+        progress: called with the share of the pictures that it has seen.
+
     Attributes:
         meters: whether its depth is in meters.
         turned: whether affine depth is asked for as relative depth.
@@ -139,8 +143,11 @@ class PredictorProbe:
 
     parameters, steps_per_second = 0, None
 
-    def __init__(self, intrinsic: Intrinsic, name: str) -> None:
+    def __init__(
+        self, intrinsic: Intrinsic, name: str, device: str = "cpu", progress: Progress = _ignore
+    ) -> None:
         spec = check_asked(name, [intrinsic.name])
+        self.device, self.progress = device, progress
         self.intrinsic, self.name, self.meters = intrinsic, name, spec.depth == "metric"
         self.turned = intrinsic is RELATIVE_DEPTH and not self.meters
         self.details: dict[str, Any] = {"predictor": name, "identity": identity(name)}
@@ -153,8 +160,9 @@ class PredictorProbe:
         Affine depth stays without unit (score it aligned by scale and shift), or becomes relative depth
         where that is asked for: 1 at the nearest pixel of a picture, 0 at the farthest.
         """
-        device, asked = str(examples.pictures.device), self.intrinsic.name
-        found = label_pictures(self.name, examples.pictures, [asked], device)[asked]
+        asked = self.intrinsic.name
+        maps = label_pictures(self.name, examples.pictures, [asked], self.device, self.progress)
+        found = maps[asked]
         return near_is_one(found) if self.turned else found
 
     def save(self, folder: Path) -> None:
@@ -179,4 +187,4 @@ def fit(task: Task) -> PredictorProbe:
             f"{planned} then, {now} now",
             "run the suite again: it plans anew",
         )
-    return PredictorProbe(task.intrinsic, name)
+    return PredictorProbe(task.intrinsic, name, task.device, task.progress)

@@ -86,7 +86,7 @@ BUILTIN: tuple[PredictorSpec, ...] = (
         convention="meters along the view axis",
         input_size=384,
         citation="Bhat et al., ZoeDepth: Zero-shot Transfer by Combining Relative and Metric Depth, 2023",
-        options={"flip": True, "padding": 3},
+        options={"flip": True, "padding": 3, "batch": 1},
         note="padded by reflection and averaged with the mirrored picture, as its authors do",
     ),
     PredictorSpec(

@@ -3,7 +3,8 @@
 Bhat et al., "ZoeDepth", 2023. As its authors infer: the picture is padded by reflection by 3 sqrt(side / 2)
 pixels, resized to fit 384 x 512 by a bilinear filter (corners aligned, multiples of 32), and the depth of
 the picture and of its mirror image are averaged; the map comes back by a bicubic filter, and the padding
-is cut off. Values in [-1, 1].
+is cut off. Values in [-1, 1]. It is shown one picture at a time: transformers takes one of its two heads
+(NYU, KITTI) for all pictures of a batch together, and a map is to depend on its picture alone.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def _once(network: Any, pictures: Tensor, factor: float) -> Tensor:
 
 
 def depth_of(network: Any, pictures: Tensor, flip: bool, padding: float) -> Tensor:
-    """Depth (b 1 h w) in meters of pictures (b 3 h w) in [-1, 1].
+    """Depth (b 1 h w) in meters of pictures (b 3 h w) in [-1, 1], all by the head that most of them ask for.
 
     Args:
         flip: whether it is averaged with that of the mirror image.
@@ -76,8 +77,10 @@ def load(device: str = "cpu") -> Predict:
     network = read_network(spec, required_folder(spec)).to(device)
 
     def predict(pictures: Tensor) -> dict[str, Tensor]:
+        asked = spec.options
         with torch.no_grad():
-            asked = spec.options
-            return {"depth": depth_of(network, pictures.to(device), asked["flip"], asked["padding"])}
+            shown = pictures.to(device).split(asked["batch"])
+            found = [depth_of(network, some, asked["flip"], asked["padding"]) for some in shown]
+        return {"depth": torch.cat(found)}
 
     return predict

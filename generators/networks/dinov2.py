@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from generators.errors import UserError
+
 HEAD_STD = 0.02  # of the new head's weights, as the backbone's own
 
 
@@ -18,7 +20,39 @@ def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     if old == size:
         return x
     shrinks = size[0] < old[0] or size[1] < old[1]
+    if refused_backward(x):
+        return resize_by_matrices(x, size, shrinks)
     return functional.interpolate(x, size, mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def refused_backward(x: Tensor) -> bool:
+    """Whether the gradient of x, where it is interpolated, has no deterministic algorithm and needs one.
+
+    CUDA's for antialiased bilinear and for bicubic interpolation add in whichever order threads come.
+    """
+    return torch.are_deterministic_algorithms_enabled() and x.is_cuda and x.requires_grad
+
+
+def resize_by_matrices(x: Tensor, size: tuple[int, int], antialias: bool) -> Tensor:
+    """What bilinear interpolation gives, but for rounding, as two products, one for each axis.
+
+    Args:
+        x: pictures (b c h w); the products are computed in float32, and rounded to the type of x.
+        size: rows and columns of the result.
+        antialias: as in torch.nn.functional.interpolate.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        rows, columns = (
+            functional.interpolate(
+                torch.eye(old, device=x.device)[None, None],
+                (new, old),
+                mode="bilinear",
+                align_corners=False,
+                antialias=antialias,
+            )[0, 0]
+            for old, new in zip(x.shape[2:], size, strict=True)
+        )
+        return torch.einsum("ij,bcjk,lk->bcil", rows, x.float(), columns).to(x.dtype)
 
 
 def patches_to_pixels(values: Tensor, grid: tuple[int, int], patch: int) -> Tensor:
@@ -64,8 +98,28 @@ class PixelTransformer(nn.Module):
     def _grid(self, pixels: Tensor) -> tuple[int, int]:
         return pixels.shape[2] // self.patch, pixels.shape[3] // self.patch
 
+    def _check_positions(self, grid: tuple[int, int]) -> None:
+        """Raise UserError if the embeddings' bicubic interpolation would refuse its gradient."""
+        positions = self.backbone.embeddings.position_embeddings
+        side = round((positions.shape[1] - 1) ** 0.5)
+        if grid == (side, side) or not torch.is_grad_enabled() or not refused_backward(positions):
+            return
+        raise UserError(
+            f"the gradient of position embeddings on {grid[0]} x {grid[1]} patches",
+            "bicubic interpolation has no deterministic algorithm for it on a CUDA device",
+            f"without interpolation: pictures of {side * self.patch} x {side * self.patch} pixels,"
+            f" or less than a patch smaller; this model has {side} x {side} positions",
+            "leave out --deterministic, take pictures of that size, or a method that trains no position"
+            " embeddings, as lora",
+        )
+
     def forward(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
-        """Pictures (b 3 h w) of a size from normalized pictures whose sides are multiples of the patch."""
+        """Pictures (b 3 h w) of a size from normalized pictures whose sides are multiples of the patch.
+
+        Raises UserError where the position embeddings are trained on a CUDA device under deterministic
+        algorithms and have to be interpolated.
+        """
+        self._check_positions(self._grid(pixels))
         states = self.backbone(pixel_values=pixels).last_hidden_state
         values = self.head(states[:, self.first_patch :])
         return resize(patches_to_pixels(values, self._grid(pixels), self.patch), size)

@@ -128,6 +128,10 @@ def test_a_diffusers_folder_is_left_to_the_hubs_client(
 
     def snapshot(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.append((name, allow_patterns))
+        for file in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model"):
+            path = tmp_path / "snapshot" / f"{file}.safetensors"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)

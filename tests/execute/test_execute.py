@@ -8,13 +8,15 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import Record, make_cell, run
-from benchmarks.cache import Cache
+from benchmarks import Record, health_stores, make_cell, run
+from benchmarks import execute as executing
+from benchmarks.cache import VARIABLE, Cache
 from benchmarks.data.load import load_pictures
 from benchmarks.execute import execute
 from benchmarks.session import Session
 from benchmarks.store import Store
 from generators.errors import UserError
+from generators.finding import OK
 from probes.intrinsics import INTRINSICS
 
 SMALL = {"train": 12, "validation": 4, "test": 6}
@@ -82,6 +84,37 @@ def test_frozen_parts_are_computed_once(tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == files
     assert torch.equal(first.code["latent"], again.code["latent"])
     assert first.output is not None and again.output is not None and torch.equal(first.output, again.output)
+
+
+def test_a_deterministic_gpu_takes_nothing_that_was_computed_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    monkeypatch.setattr(executing, "_sessions", {})
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for device in ("cpu", "cuda", "cuda:1"):
+        before = executing.session(device)
+        before.cache.get({"kind": "codes"}, lambda: {"x": torch.zeros(1)})
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+            after = executing.session(device)
+        found = after.cache.get({"kind": "codes"}, lambda: {"x": torch.ones(1)})["x"]
+        assert before.cache.folder == tmp_path and after.device == device
+        assert after.cache.folder == (tmp_path if device == "cpu" else tmp_path / "deterministic")
+        assert found == (0 if device == "cpu" else 1) and (after is before) == (device == "cpu")
+        assert executing.session(device) is before
+    (seen,) = health_stores.cache(tmp_path)
+    assert seen.mark == OK and "2 files, " in seen.text
+
+
+def test_the_gpu_with_the_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever asks for free memory or a name asks the current one."""
+    told: list[str] = []
+    monkeypatch.setattr(executing, "_sessions", {})
+    monkeypatch.setattr(torch.cuda, "set_device", told.append)
+    for device in ("cpu", "cuda", "cuda:1", "cuda:0", "cuda:1"):
+        assert executing.session(device).device == device
+    assert told == ["cuda:1", "cuda:0", "cuda:1"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"not safetensors at all", None])

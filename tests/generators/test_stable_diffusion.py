@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from generators import load, registry, spec
@@ -147,6 +149,95 @@ def test_a_truncated_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     with pytest.raises(UserError, match="cannot be read"):
         load("sd.v1-2")
+
+
+def without(file: Path, *names: str) -> None:
+    """Take tensors out of a file."""
+    tensors = load_file(file)
+    for name in names:
+        del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "ours"),
+    [
+        ("unet", "diffusion_pytorch_model", "conv_in.weight"),
+        ("vae", "diffusion_pytorch_model", "decoder.conv_out.bias"),
+        ("text_encoder", "model", ""),
+    ],
+)
+def test_missing_tensors_are_not_made_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, name: str, ours: str
+) -> None:
+    shutil.copytree(ZOO, tmp_path / "sd.v1-2")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    file = tmp_path / "sd.v1-2" / part / f"{name}.safetensors"
+    ours = ours or next(key for key in load_file(file) if key.endswith("final_layer_norm.weight"))
+    without(file, ours)
+    with pytest.raises(
+        UserError, match=f"the weights of its {part} lack .*{ours.removeprefix('text_model.')}"
+    ):
+        load("sd.v1-2")
+
+
+def test_only_the_first_of_many_missing_tensors_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(ZOO, tmp_path / "sd.v1-2")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    file = tmp_path / "sd.v1-2" / "vae" / "diffusion_pytorch_model.safetensors"
+    without(file, *sorted(load_file(file))[:8])
+    with pytest.raises(UserError, match=r"lack (\S+, ){4}\S+ and 3 more"):
+        load("sd.v1-2")
+
+
+def test_names_of_old_releases_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published autoencoders name their attention as diffusers did in 2022, and hold position ids."""
+    shutil.copytree(ZOO, tmp_path / "sd.v1-2")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+    vae.save_pretrained(tmp_path / "sd.v1-2" / "vae")
+    file = tmp_path / "sd.v1-2" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    for new, old in {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}.items():
+        tensors = {key.replace(f".{new}.", f".{old}."): tensor for key, tensor in tensors.items()}
+    assert sum(".proj_attn." in key for key in tensors) == 4
+    save_file(tensors, file, metadata={"format": "pt"})
+    file = tmp_path / "sd.v1-2" / "text_encoder" / "model.safetensors"
+    ids = {"text_model.embeddings.position_ids": torch.arange(77)[None]}
+    save_file(load_file(file) | ids, file, metadata={"format": "pt"})
+    found = load("sd.v1-2")
+    assert isinstance(found, SingleStep)
+    assert all(torch.equal(a, b) for a, b in zip(found.vae.parameters(), vae.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_a_hubs_folder_with_pickled_weights_alone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
+    folder = tmp_path / "snapshot"
+    shutil.copytree(ZOO, folder)
+    (file,) = (folder / part).glob("*model.safetensors")
+    file.unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    for name in ("sd.v1-1", "ip2p.v1-5"):
+        with pytest.raises(UserError, match=f"its folder has no {part}/{file.name}") as caught:
+            registry.family_module(name).hub_folder(spec(name))
+        assert str(folder) in caught.value.known and "pickled" in caught.value.todo
+        assert "truncated" not in str(caught.value) and WEIGHTS_VARIABLE in caught.value.todo
+    shutil.copytree(folder, tmp_path / "sd.v1-1")
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    with pytest.raises(UserError, match=f"its folder has no {part}/{file.name}"):
+        load("sd.v1-1")
+
+
+def test_a_random_unet_needs_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ZOO, tmp_path / "snapshot")
+    (tmp_path / "snapshot" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path / "snapshot"))
+    assert isinstance(load("sd.v1-random"), SingleStep)
 
 
 def test_diffusers_own_pipeline_opens_the_zoo() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from generators.ops import build, reference, setup_filter
+from generators.ops.primitives import CURVED
 
 EMULATION = Path(__file__).parent / "emulation" / "cuda_on_cpu.h"
 STREAM = 0
@@ -125,6 +126,24 @@ def test_bias_act_and_its_derivatives(emulated: ModuleType, act: str, clamp: flo
     if dx.requires_grad and index >= 3:
         (dx2,) = torch.autograd.grad(dx, x, dz)
         close(emulated.bias_act_grad2(dz, dy.detach(), *values, *rest), dx2)
+
+
+@pytest.mark.parametrize("act", list(reference.ACTIVATIONS)[CURVED:])
+def test_second_derivatives_at_zero(emulated: ModuleType, act: str) -> None:
+    """Those of elu and selu are 0 there, from either side of it."""
+    x = torch.tensor([0.0, -0.0, 1e-4, -1e-4], dtype=torch.float64, requires_grad=True)
+    dy, dz = (noise(*x.shape, seed=seed).double() for seed in (2, 3))
+    (dx,) = torch.autograd.grad(
+        reference.bias_act(x, act=act, gain=1.3), x, dy.requires_grad_(), create_graph=True
+    )
+    (dx2,) = torch.autograd.grad(dx, x, dz)
+    rest = (None, 0, list(reference.ACTIVATIONS).index(act), 0.0, 1.3, -1.0, STREAM)
+    close(emulated.bias_act_grad(dy.detach(), x.detach(), *rest), dx)
+    found = emulated.bias_act_grad2(dz, dy.detach(), x.detach(), *rest)
+    close(found, dx2)
+    assert found[:2].eq(0).all() or act not in ("elu", "selu")
+    unknown = torch.full_like(dz, math.nan)
+    assert emulated.bias_act_grad2(dz, dy.detach(), unknown, *rest).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", ROUNDING)

@@ -1,6 +1,7 @@
 """ZoeDepth and Depth Anything from small folders in their published layout, as transformers processes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,9 +103,38 @@ def test_a_zoedepth_folder_is_the_network_it_was_written_from(weights: Path) -> 
     x = pictures(2, 64, 64)
     found = registry.load("zoedepth")(x)["depth"]
     with torch.no_grad():
-        expected = zoedepth.depth_of(network, x, flip=True, padding=3)
+        expected = torch.cat([zoedepth.depth_of(network, one, flip=True, padding=3) for one in x.split(1)])
     assert found.shape == (2, 1, 64, 64) and found.std() > 1e-4 and found.min() > 0
     torch.testing.assert_close(found, expected)
+
+
+def test_a_map_depends_on_its_picture_alone(weights: Path) -> None:
+    """Of two pictures, of which each asks for another head, none is seen by the other's."""
+    network, x = write_zoedepth(weights / "zoedepth"), pictures(2, 64, 64)
+    votes: list[Tensor] = []
+    classifier = network.metric_head.mlp_classifier
+    classifier.register_forward_hook(lambda module, given, logits: votes.append(logits[0]))
+    with torch.no_grad():
+        alone = [zoedepth.depth_of(network, one, flip=False, padding=3) for one in x.split(1)]
+        first, second = (float(logits[0] - logits[1]) for logits in votes)
+        assert first != second
+        classifier.linear2.bias[0] -= (first + second) / 2
+        network.metric_head.seed_bin_regressors["kitti"].conv2.bias += 2  # it sees all farther away
+        alone = [zoedepth.depth_of(network, one, flip=True, padding=3) for one in x.split(1)]
+        together = zoedepth.depth_of(network, x, flip=True, padding=3)
+    assert len({int(logits.argmax()) for logits in votes[2:6:2]}) == 2, "each asks for another head"
+    assert (together - torch.cat(alone)).abs().max() > 0.1, "a batch has one head"
+    network.save_pretrained(str(weights / "zoedepth"))
+    torch.testing.assert_close(registry.load("zoedepth")(x)["depth"], torch.cat(alone))
+
+
+def test_a_batch_is_part_of_zoedepths_identity(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels that were kept from when a whole batch had one head are not taken for today's."""
+    write_zoedepth(weights / "zoedepth")
+    now, spec = registry.identity("zoedepth"), registry.describe_predictor("zoedepth")
+    before = replace(spec, options={"flip": True, "padding": 3})
+    monkeypatch.setattr(registry, "describe_predictor", lambda name: before)
+    assert registry.identity("zoedepth") != now
 
 
 @pytest.mark.parametrize("size", [(100, 100), (60, 100), (600, 700)])

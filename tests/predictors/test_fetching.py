@@ -1,6 +1,7 @@
 """Predictors onto this machine: by the hub's client, from its cache, from a local file; no network."""
 
 import hashlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,19 @@ def test_the_hubs_cache_is_used_where_it_is_whole(hub: Path) -> None:
     assert required_folder(ZOE) == place
     assert identity("zoedepth").startswith(f"{str(ZOE.revision)[:16]}-")
     assert need("zoedepth").here  # type: ignore[union-attr]
+
+
+def test_files_that_nobody_reads_may_be_missing(hub: Path) -> None:
+    """The hub's client knows all files of a repository, and misses those that were not fetched."""
+    place = put(hub, WHOLE)
+    listed = {name: {"size": 1, "blob_id": "0" * 40} for name in (*WHOLE, "README.md")}
+    tree = place.parents[1] / "trees" / f"{ZOE.revision}.json"
+    tree.parent.mkdir()
+    tree.write_text(json.dumps({"format_version": 1, "files": listed}))
+    assert cached_folder(ZOE) == place == required_folder(ZOE)
+    assert identity("zoedepth") != ABSENT and need("zoedepth").here  # type: ignore[union-attr]
+    (place / "model.safetensors").unlink()
+    assert cached_folder(ZOE) is None and identity("zoedepth") == ABSENT
 
 
 def test_a_folder_is_fetched_with_what_is_needed_alone(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,6 +143,25 @@ def test_the_method_gives_the_predictors_maps(rooms: Any, tmp_path: Path) -> Non
     probe.release()
 
 
+def test_the_method_computes_on_the_tasks_device_and_tells_how_it_goes(
+    rooms: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[tuple[str, str]] = []
+
+    def fake(name: str, device: str) -> Any:
+        loaded.append((name, device))
+        return lambda shown: {"depth": torch.ones_like(shown[:, :1])}
+
+    monkeypatch.setattr(labeling, "load_predictor", fake)
+    shares: list[float] = []
+    asked = replace(task("depth", predictor=ROOMS), device="cuda:1", progress=shares.append)
+    probe = fit(asked)
+    assert not shares
+    probe.predict(Examples(rooms.pictures[:10], rooms.maps, rooms.mask))
+    assert loaded == [(ROOMS, "cuda:1")]
+    assert shares == pytest.approx([0.4, 0.8, 1.0])
+
+
 def test_affine_depth_is_relative_depth_where_that_is_asked_for(
     rooms: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

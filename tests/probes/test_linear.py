@@ -1,13 +1,20 @@
 """The closed form: equal to the naive normal equations and never worse than gradient descent."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from probes import linear
 from probes.intrinsics import INTRINSICS
 from probes.linear import (
     _masked_sums,
     _moments,
+    _neighbour_sums,
     _small_sums,
     _split,
     apply,
@@ -30,6 +37,70 @@ def test_sums_of_small_activations_are_those_of_upsampled_ones(h: int, w: int, s
     large = _masked_sums(f, y, torch.ones(3, 1, size, size, dtype=torch.bool))
     for a, b in zip(small, large, strict=True):
         assert torch.allclose(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("h", "w", "size"),
+    [(4, 4, (16, 16)), (3, 5, (16, 9)), (16, 16, (16, 16)), (1, 2, (7, 7)), (9, 8, (5, 4))],
+)
+def test_sums_of_neighbours_are_those_of_upsampled_activations(h: int, w: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    f, y = torch.randn(3, 6, h, w), torch.randn(3, 2, *size)
+    mask = torch.rand(3, 1, *size) < 0.6
+    mask[2] = False
+    y[~mask.expand_as(y)] = torch.nan  # what is not valid may be anything
+    large, small = _masked_sums(f, y, mask), _neighbour_sums(f, y, mask)
+    for a, b in zip(small, large, strict=True):
+        torch.testing.assert_close(
+            torch.as_tensor(a).double(), torch.as_tensor(b).double(), rtol=1e-4, atol=1e-3
+        )
+
+
+class Largest(TorchDispatchMode):
+    """Keeps the bytes of the largest tensor that is made while it is on."""
+
+    found = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor):
+                self.found = max(self.found, tensor.numel() * tensor.element_size())
+        return made
+
+
+def test_large_activations_are_not_upsampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    f, y = torch.randn(5, 32, 8, 8), torch.randn(5, 3, 64, 64)
+    mask = torch.rand(5, 1, 64, 64) < 0.5
+    upsampled = 4 * 5 * 32 * 64 * 64
+    monkeypatch.setattr(linear, "UPSAMPLED", upsampled)
+    with Largest() as before:
+        whole = _masked_sums(f, y, mask)
+    assert before.found == upsampled
+    monkeypatch.setattr(linear, "UPSAMPLED", upsampled - 1)
+    with Largest() as after:
+        found = _masked_sums(f, y, mask)
+    assert after.found <= 4 * y.numel() < upsampled / 10
+    for a, b in zip(found, whole, strict=True):
+        torch.testing.assert_close(
+            torch.as_tensor(a).double(), torch.as_tensor(b).double(), rtol=1e-4, atol=1e-2
+        )
+
+
+def test_what_this_package_ships_is_upsampled_as_ever() -> None:
+    """The numbers of its records, all at 64 pixels with at most 160 channels, are those of this way."""
+    assert linear.UPSAMPLED >= 4 * linear.BATCH * 160 * 64 * 64
+
+
+def test_a_probe_of_large_masked_activations_is_that_of_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = _task("depth")
+    mask = torch.rand(task.train.mask.shape, generator=torch.Generator().manual_seed(3)) < 0.7
+    task.train = replace(task.train, mask=mask)
+    whole = fit(task)
+    monkeypatch.setattr(linear, "UPSAMPLED", 0)
+    found = fit(task)
+    assert found.layer == whole.layer
+    assert torch.allclose(found.weight, whole.weight, rtol=1e-3, atol=1e-4)
 
 
 def test_upsampling_matrix_is_bilinear_interpolation() -> None:
@@ -124,6 +195,22 @@ def test_the_choice_is_that_of_the_activations_as_they_are() -> None:
             for w, b in moment.solve(columns(task.train)["depth"])
         ]
         assert probe.details["validation_by_layer"][name] == min(errors)  # to the last bit
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_progress_is_told_after_every_portion(monkeypatch: pytest.MonkeyPatch, together: bool) -> None:
+    task, told = _task("depth"), list[float]()
+    task.progress = told.append
+    monkeypatch.setattr(linear, "BATCH", 10)
+
+    def parts() -> Iterator[Examples]:
+        yield examples(25, 0)
+        yield examples(15, 2)
+
+    task.parts = None if together else parts
+    fit(task)
+    done = [10, 20, 30, 40] if together else [10, 20, 25, 35, 40]
+    assert told == pytest.approx([0.7 * count / 40 for count in done] + [0.7])
 
 
 def test_one_pass_serves_all_intrinsics() -> None:

@@ -52,8 +52,8 @@ HD N curvature(int act, N u) {
     switch (act) {
         case TANH: return N(-2) * t * (N(1) - t * t);
         case SIGMOID: return s * (N(1) - s) * (N(1) - N(2) * s);
-        case ELU: return u > 0 ? N(0) : exp(u);
-        case SELU: return u > 0 ? N(0) : N(SELU_SCALE * SELU_ALPHA) * exp(u);
+        case ELU: return u >= 0 ? N(0) : exp(u);  // 0 at 0, and not-a-number stays
+        case SELU: return u >= 0 ? N(0) : N(SELU_SCALE * SELU_ALPHA) * exp(u);
         case SOFTPLUS: return u > N(SOFTPLUS_LINEAR) ? N(0) : s * (N(1) - s);
         case SWISH: return s * (N(1) - s) * (N(2) + u * (N(1) - N(2) * s));
         default: return N(0);

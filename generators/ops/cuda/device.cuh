@@ -64,7 +64,10 @@ const char* launch(const typename Kernel::Params& p, size_t shared, Place place)
     if (shared > 48 * 1024) {  // more than that is given on demand only
         const auto more = cudaFuncAttributeMaxDynamicSharedMemorySize;
         const cudaError_t error = cudaFuncSetAttribute(run<Kernel>, more, (int)shared);
-        if (error != cudaSuccess) return cudaGetErrorString(error);
+        if (error != cudaSuccess) {
+            (void)cudaGetLastError();  // or the next launch would tell it again
+            return cudaGetErrorString(error);
+        }
     }
     const unsigned blocks = (unsigned)std::min<int64_t>(p.tiles, 0x7fffffff);
     run<Kernel><<<blocks, dim3(WIDTH, HEIGHT), shared, (cudaStream_t)place.stream>>>(p);
