@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata, t
 
-from .statistics import pearson, spearman
+from .statistics import EXACT, all_orders, pearson, spearman
 
 LEVEL = 0.05  # two-sided
 MOST = 100_000  # models beyond which nobody would look
@@ -52,17 +54,31 @@ def _residual(values: NDArray[np.float64], line: NDArray[np.float64]) -> NDArray
 def needed(coefficient: float, level: float = LEVEL) -> int | None:
     """The least number of models at which a correlation of this size would have p <= level, two-sided.
 
-    By Student's t with n - 2 degrees of freedom, which Spearman's follows closely from ten models on; it says
-    what the observed size would take, not what would be found. None for (nearly) zero.
+    Of up to EXACT models by all orders of their ranks, which is Spearman's; beyond by Student's t with n - 2
+    degrees of freedom, which Spearman's follows closely then. It says what the observed size would take, not
+    what would be found. None for (nearly) zero.
     """
     size = min(abs(coefficient), 1 - 1e-9)
-    low, high = 3, MOST
+    for n in range(3, EXACT + 1):
+        if abs(coefficient) >= _critical(n, level) - 1e-9:
+            return n
+    low, high = EXACT + 1, MOST
     if _p(size, high) > level:
         return None
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if _p(size, middle) <= level else (middle + 1, high)
     return low
+
+
+@lru_cache
+def _critical(n: int, level: float) -> float:
+    """Least size of Spearman's coefficient of n distinct pairs with an exact p <= level; inf if none has."""
+    squares = ((all_orders(n) - np.arange(n)) ** 2).sum(1)
+    sizes = np.sort(np.abs(1 - 6 * squares / (n * (n**2 - 1))).round(9))
+    values, first = np.unique(sizes, return_index=True)
+    small = 1 - first / len(sizes) <= level  # the share of orders that are as far from zero
+    return float(values[small][0]) if small.any() else math.inf
 
 
 def _p(size: float, n: int) -> float:

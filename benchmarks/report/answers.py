@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.data import own_pictures
 from benchmarks.metrics.evidence import LEVEL
 from benchmarks.metrics.paired import holm
-from benchmarks.metrics.statistics import Correlation, Interval
+from benchmarks.metrics.statistics import Array, Correlation, Interval
 from probes.methods import METHODS
 
 from .ceiling import amount
@@ -84,14 +84,15 @@ def find_answers(
 ) -> list[Answer]:
     """Every topic of every question, in the order of the plan."""
     main = main_settings(groups, facts)
+    drawing = _frechet_answers(questions(groups), panels)
     found: list[Answer] = []
     for question in questions(groups):
         own = [g for g in groups if g.question == question]
         shown = shown_groups(own, facts, main)
         found += _most(question, own, shown, facts)
         found += [_against(question, shown, facts, other) for other in ("linear", "finetune")]
-        found += [_control(question, shown, facts, control) for control in ("random", "scrambled")]
-        found.append(_frechet(question, [p for p in panels if p.question == question]))
+        found += [_control(question, own, shown, facts, control) for control in ("random", "scrambled")]
+        found.append(drawing[question])
         extra = (
             _few(question, own, shown, facts),
             _rank(question, own, shown, facts),
@@ -183,7 +184,7 @@ def _first(
 def _above_blind(question: Question, own: Sequence[Group], group: Group) -> tuple[int | None, str]:
     """Whether a model is better than what needs no model, and by how much; None where that was not asked."""
     blind = _blind(question, own, group.cell.model)
-    found = gap(question, [(group, blind)], floor=_floor(question)) if blind else None
+    found = gap(question, [(group, blind)], floor=_floor(question, own)) if blind else None
     if found is not None:
         return found.sign, f"; {found.amount(question)} than {BLIND}, which know no model"
     if not own_pictures(question.context.data):
@@ -193,9 +194,13 @@ def _above_blind(question: Question, own: Sequence[Group], group: Group) -> tupl
     return sign, "" if sign == YES else "; no better than the mean map, which knows no model"
 
 
-def _floor(question: Question) -> float | None:
-    """Skill below zero counts as zero: no model is needed for the mean map."""
-    return 0.0 if own_pictures(question.context.data) else None
+def _floor(question: Question, own: Sequence[Group]) -> Array | float | None:
+    """What is worse than the mean map counts as the mean map, for which no model is needed: its errors."""
+    if own_pictures(question.context.data):
+        return 0.0  # skill is measured from it
+    mean_map = next((g for g in own if g.done and g.cell.method == "constant"), None)
+    found = scores([mean_map]) if mean_map else None
+    return None if found is None else found[0][0]
 
 
 def _ranked(question: Question, shown: Shown) -> list[tuple[tuple[str, str], Group]]:
@@ -243,8 +248,11 @@ def _against(question: Question, shown: Shown, facts: Mapping[str, Facts], other
     return _of_gap(question, other, found, f"LoRA is {found.words(question)}")
 
 
-def _control(question: Question, shown: Shown, facts: Mapping[str, Facts], control: str) -> Answer:
+def _control(
+    question: Question, own: Sequence[Group], shown: Shown, facts: Mapping[str, Facts], control: str
+) -> Answer:
     """The furthest-trained model of each family against its control, method by method."""
+    floor = _floor(question, own)
     gaps: dict[str, Gap] = {}
     names = list(dict.fromkeys(model for model, _ in shown))
     partners = {name: _partner(name, names, facts, control) for name in furthest(names, facts)}
@@ -254,7 +262,7 @@ def _control(question: Question, shown: Shown, facts: Mapping[str, Facts], contr
             for name, partner in partners.items()
             if partner and (name, method) in shown and (partner, method) in shown
         ]
-        found = gap(question, pairs, floor=_floor(question))
+        found = gap(question, pairs, floor=floor)
         if found is not None:
             gaps[method] = found
     if not gaps:
@@ -293,20 +301,48 @@ def _title(method: str) -> str:
 # Does better drawing go with more knowledge.
 
 
-def _frechet(question: Question, panels: Sequence[Panel]) -> Answer:
-    """Of trained models, method by method; the answer is that of the method with most models."""
-    several = len({panel.domain for panel in panels}) > 1
+def _frechet_answers(asked: Sequence[Question], panels: Sequence[Panel]) -> dict[Question, Answer]:
+    """Of trained models, method by method; the answer is that of the method with most models.
+
+    Its p is corrected by Holm for the answers to all questions of the store.
+    """
+    found = {question: [p for p in panels if p.question == question] for question in asked}
+    defined = {question: _defined(mine) for question, mine in found.items()}
+    first = {question: told[0][1].value.spearman for question, told in defined.items() if told}
+    p = dict(zip(first, holm([c.p for c in first.values() if c]).tolist(), strict=True)) if first else {}
+    return {
+        question: _frechet(question, found[question], defined[question], p.get(question, 1.0), len(p))
+        for question in asked
+    }
+
+
+def _defined(panels: Sequence[Panel]) -> list[tuple[Panel, ModelSet]]:
+    """Panels with their trained models where these have a coefficient, most models first."""
     told = [(panel, _trained(panel)) for panel in panels]
     defined = [(panel, models) for panel, models in told if models.value.spearman is not None]
+    return sorted(defined, key=lambda each: -each[1].value.n)
+
+
+def _frechet(
+    question: Question,
+    panels: Sequence[Panel],
+    defined: Sequence[tuple[Panel, ModelSet]],
+    p: float,
+    tests: int,
+) -> Answer:
+    """The answer to one question; p is that of the first panel after Holm's correction over all tests."""
+    several = len({panel.domain for panel in panels}) > 1
     if not defined:
-        most = max((models.value.n for _, models in told), default=0)
+        most = max((_trained(panel).value.n for panel in panels), default=0)
         few = f"Frechet distance and error of {most} trained models: three are the least"
         return _not_measured(question, "frechet", few if most else "no model has both numbers")
-    defined.sort(key=lambda each: -each[1].value.n)
     lines = dict.fromkeys(_panel_words(panel, models, several) for panel, models in defined)
     panel, first = defined[0]
-    sign, brief = _panel_sign(panel, first.value), _panel_words(panel, first, several)
-    text, names = "; ".join(lines), tuple(point.facts.name for point in first.points)
+    sign, brief = _panel_sign(panel, first.value, p), _panel_words(panel, first, several)
+    if tests > 1:
+        brief += f"; p {p:.2g} after Holm over {tests} questions"
+    text = "; ".join([brief, *list(lines)[1:]])
+    names = tuple(point.facts.name for point in first.points)
     return Answer(question, "frechet", question.title, sign, WORDS[sign], text, names, brief)
 
 
@@ -315,9 +351,9 @@ def _trained(panel: Panel) -> ModelSet:
     return next((models for models in panel.sets if models.name == "trained"), panel.sets[0])
 
 
-def _panel_sign(panel: Panel, value: Correlation) -> int:
-    """YES if Spearman's p is small and nearer pictures go with less error."""
-    if value.spearman is None or value.spearman.p >= LEVEL:
+def _panel_sign(panel: Panel, value: Correlation, p: float) -> int:
+    """YES if p is small and nearer pictures go with less error."""
+    if value.spearman is None or p >= LEVEL:
         return OPEN
     return YES if (value.spearman.value > 0) == panel.metric.lower_is_better else NO
 
@@ -332,7 +368,7 @@ def _panel_words(panel: Panel, models: ModelSet, several: bool) -> str:
     if least > LEVEL:
         text += f" (the least p that {n} can reach is {least:.2g})"
     elif value.p >= LEVEL and models.checks.needed is not None:
-        text += f" (one of this size would take {models.checks.needed})"
+        text += f" (one of this size would take {max(models.checks.needed, n + 1)})"
     return text
 
 

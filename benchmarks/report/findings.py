@@ -23,8 +23,11 @@ ABOUT_ANSWERS = (
     "interval over models and test pictures; yes or no where it excludes zero, otherwise not told. Certain: "
     "p below 0.05 after Holm's correction over the models. The model that knows most is chosen on the "
     "pictures it is tested on, of the methods that leave its weights in place; controls are left out. Models "
-    "against their controls: the furthest-trained of each family; skill below zero counts as zero there. "
-    "What another training run of a model would give is in no interval."
+    "against their controls: the furthest-trained of each family that was measured; what is worse than the "
+    "mean map counts as the mean map there. The Frechet distance: p of trained models' Spearman coefficient "
+    "after Holm's correction over the questions. Stages of one network count as models of their own, though "
+    "they are not independent: intervals and p over them are smaller than over as many networks. What "
+    "another training run of a model would give is in no interval of a difference; tables tell it as sd."
 )
 
 

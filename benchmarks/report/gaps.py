@@ -83,20 +83,25 @@ def _turned(value: Interval) -> Interval:
     return Interval(-value.value, low, high, value.level, value.n, value.method, value.reason, value.seeds)
 
 
-def gap(question: Question, pairs: Sequence[tuple[Group, Group]], floor: float | None = None) -> Gap | None:
+def gap(
+    question: Question, pairs: Sequence[tuple[Group, Group]], floor: Array | float | None = None
+) -> Gap | None:
     """The pairs together, without those of other numbers of test pictures than the first; None without any.
 
     Models that have pictures of their own pair them by their place: that tests whether the means differ.
 
     Args:
-        floor: what a mean counts as that lies below it. Skill has none: a network whose pictures are all
-            alike is thousands of percent worse than their mean map, and that is no knowledge of another.
+        floor: what a model counts as whose mean is worse: a number, or one for each test picture. A network
+            whose maps are thousands of percent worse than the mean map says nothing of what another knows.
     """
     told = [(a.cell.model, *each) for a, b in pairs if (each := scores([a, b])) is not None]
-    same = [(name, _floored(rows, floor), c) for name, rows, c in told if rows.shape == told[0][1].shape]
+    sign = -1 if question.metric.lower_is_better else 1
+    same = [
+        (name, _floored(rows, floor, sign), c) for name, rows, c in told if rows.shape == told[0][1].shape
+    ]
     if not same:
         return None
-    sign, clusters = (-1 if question.metric.lower_is_better else 1), same[0][2]
+    clusters = same[0][2]
     gains = np.stack([sign * (rows[0] - rows[1]) for _, rows, _ in same])
     p = holm([tested(rows[0].tobytes(), rows[1].tobytes(), c)[1] for _, rows, c in same])
     means, sure = gains.mean(1), p < LEVEL
@@ -105,10 +110,10 @@ def gap(question: Question, pairs: Sequence[tuple[Group, Group]], floor: float |
     return Gap(tuple(name for name, _, _ in same), value, *counts)
 
 
-def _floored(rows: Array, floor: float | None) -> Array:
-    if floor is None:
+def _floored(rows: Array, floor: Array | float | None, sign: int) -> Array:
+    if floor is None or np.size(floor) not in (1, rows.shape[1]):
         return rows
-    return np.where(rows.mean(1, keepdims=True) < floor, floor, rows)
+    return np.where(sign * rows.mean(1, keepdims=True) < sign * np.mean(floor), floor, rows)
 
 
 def scores(groups: Sequence[Group]) -> tuple[Array, tuple[str, ...]] | None:

@@ -169,6 +169,35 @@ def test_skill_below_zero_is_no_worse_than_the_mean_map(tmp_path: Path) -> None:
     assert "by LoRA better by 25.0 points" in answer.text and answer.sign == YES
 
 
+def test_an_error_above_the_mean_map_s_is_no_worse_than_the_mean_map(tmp_path: Path) -> None:
+    """With exact truth, too: of two networks that know nothing neither knows more."""
+    mean_map = asked(cell(NO_MODEL, "normal", "constant"), 39.0)
+    records = [
+        mean_map,
+        asked(cell("a.s", "normal", "lora"), 36.0),
+        asked(cell("a.random", "normal", "lora"), 90.0, spec=generator("a.random", 0.0)),
+        asked(cell("b.s", "normal", "lora"), 60.0, spec=generator("b.s", 1.0)),
+        asked(cell("b.random", "normal", "lora"), 80.0, spec=generator("b.random", 0.0)),
+    ]
+    answer = answers_of(put(tmp_path / "s", records))["normal", "random"]
+    assert "by LoRA better by 1.50 °" in answer.text and answer.models == 2
+    raw = answers_of(put(tmp_path / "t", [r for r in records if r is not mean_map]))["normal", "random"]
+    assert "by LoRA better by 37.00 °" in raw.text  # what the mean map reaches is not known
+
+
+def test_one_small_p_among_many_questions_is_not_told(tmp_path: Path) -> None:
+    """Holm's correction over the questions of a store: p 0.033 alone, 0.067 as the better one of two."""
+    models, order = [f"{m}.s" for m in "abcdef"], [1, 0, 2, 3, 5, 4]
+    normal = [asked(cell(m, "normal", "lora"), 30.0 + order[i]) for i, m in enumerate(models)]
+    drawn = [frechet(m, 5.0 + i) for i, m in enumerate(models)]
+    alone = answers_of(put(tmp_path / "s", normal + drawn))["normal", "frechet"]
+    assert alone.sign == YES and "Holm" not in alone.text
+    shape = [2, 5, 0, 3, 1, 4]
+    depth = [asked(cell(m, "depth", "lora"), 1.0 + shape[i]) for i, m in enumerate(models)]
+    both = answers_of(put(tmp_path / "t", normal + depth + drawn))["normal", "frechet"]
+    assert both.sign == OPEN and "after Holm over 2 questions" in both.text
+
+
 @pytest.mark.parametrize(("slope", "sign"), [(1.0, YES), (-1.0, NO), (0.0, OPEN)])
 def test_what_the_frechet_distance_predicts(tmp_path: Path, slope: float, sign: int) -> None:
     models = [f"{m}.s" for m in "abcdefg"]
@@ -306,7 +335,7 @@ def test_claims_count_every_store_but_those_inside_a_larger_one(tmp_path: Path) 
         store = put(tmp_path / names, [asked(cell(f"{n}.s", "normal", m), e) for n, m, e in pairs])
         return list(answers_of(store).values())
 
-    every = [*told("a", 30.0, 29.0), *told("ab", 30.0, 33.0), *told("c", 35.0, 33.0)]
+    every = [*told("a", 30.0, 29.0), *told("ab", 30.0, 33.0), *told("c", 35.0, 33.0), *told("bd", 30.0, 29.0)]
     assert [(a.models, a.sign) for a in evidence(every, "linear")] == [(2, YES), (1, NO)]
     text = claims_markdown(every, None)
     assert "| LoRA finds more than a linear probe |  | **agrees in part** | 1 / 1 / 0 |" in text

@@ -460,12 +460,13 @@ FACES = ("VQGAN", "StyleGAN-v2", "StyleGAN-XL")
 
 
 def correlation(world: World, published: Published, counts: Counts, groups: Sequence[Group]) -> Layout:
-    """What the models draw against what they know: FFHQ, or every stage of a store on rooms."""
+    """What the models draw against what they know: FFHQ, or the stages of one model on rooms."""
     errors = _intrinsics(world, generated=True)
     if not world.published:
         drawn = dict.fromkeys(g.cell.model for g in groups if g.cell.method == QUALITY)
         names = {world.models[stage]: stage for stage in STAGES}
-        stages = [Subject((names.get(m, m),), Pick(("lora",), m, data=world.real, train=250)) for m in drawn]
+        shown = [m for m in drawn if m in names]
+        stages = [Subject((names[m],), Pick(("lora",), m, data=world.real, train=250)) for m in shown]
         return Layout(("Model",), tuple(stages), (_frechet(), *errors))
     columns = (Column("fid", "FID ↓", "", 2), *errors)
     subjects = []

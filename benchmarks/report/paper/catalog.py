@@ -133,8 +133,8 @@ ARTIFACTS: tuple[Artifact, ...] = (
         "FID as the paper quotes it, of protocols that differ; measured errors stand against the same FID. "
         "With three models no permutation test can reach p < 0.1, and intervals over them say nothing.",
         "scatter",
-        twin_note="Every stage of one diffusion model; see also the scatter plots of results/rooms, "
-        "results/rooms-gan and results/rooms-vqgan.",
+        twin_note="Every stage of one diffusion model and its random init; see also the scatter plots of "
+        "results/rooms, results/rooms-gan and results/rooms-vqgan.",
         twins=("rooms",),
     ),
 )  # fmt: skip
