@@ -111,9 +111,24 @@ def load(spec: GeneratorSpec, device: str = "cpu") -> StyleGenerator:
 
 
 def _activations(synthesis: Any, ws: Tensor) -> dict[str, Tensor]:
-    """Activations after the input and each layer but the one that makes the picture."""
+    """Activations after the input and each layer but the one that makes the picture, without their margins.
+
+    Alias-free layers compute some pixels beyond each border of the picture (Karras et al. 2021, section 3.2):
+    what is left spans the picture, as the linear probe takes activations to do.
+    """
     found: dict[str, Tensor] = synthesis.block_features(ws)
-    return {name: x for name, x in found.items() if name != synthesis.layer_names[-1]}
+    first = synthesis.input.spec
+    spans = {"input": (first.size, first.sampling_rate)}
+    spans |= {
+        layer.spec.name: (layer.spec.out_size, layer.spec.out_sampling_rate) for layer in synthesis.layers()
+    }
+    return {name: _inside(x, *spans[name]) for name, x in found.items() if name != synthesis.layer_names[-1]}
+
+
+def _inside(x: Tensor, size: tuple[int, int], rate: float) -> Tensor:
+    """The part (b c rate rate) of activations of a size (w, h) that lies in the picture."""
+    left, top = ((side - round(rate)) // 2 for side in size)
+    return x[..., top : size[1] - top, left : size[0] - left]
 
 
 def read(path: str | Path) -> Any:

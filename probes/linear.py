@@ -198,7 +198,7 @@ def natural(intrinsic: Intrinsic, maps: Tensor) -> Tensor:
 def fit(task: Task) -> LinearProbe:
     """Solve all layers and strengths, keep the pair with the least validation error."""
     generator, kind = task.model, task.options["labels"]
-    key = f"moments/{kind}/{task.seed if kind == 'shuffled' else ''}"
+    key = f"moments of the picture/{kind}/{task.seed if kind == 'shuffled' else ''}"
     moments = _split(task.remember(key, lambda: _moments(task)))
     task.progress(SUMMED)
     asked = task.options["layer"]

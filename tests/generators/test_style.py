@@ -46,6 +46,21 @@ def test_a_picture_depends_on_its_seed_alone(family: str) -> None:
     assert set(one.code) == {"w"} and one.code["w"].shape[1] == generator.network.num_ws
 
 
+def test_activations_span_the_picture_and_nothing_beyond() -> None:
+    """Alias-free layers have margins; the probe takes the corners of activations for those of the picture."""
+    generator = load("stylegan-xl.rooms64-random")
+    code = generator.sample([1]).code
+    whole, inside = generator.network.block_features(code["w"]), generator.features(code)
+    rates = {layer.spec.name: layer.spec.out_sampling_rate for layer in generator.network.layers()}
+    rates |= {"input": 16}
+    assert len(inside) == len(whole) - 1
+    for name, found in inside.items():
+        assert found.shape[2:] == (rates[name], rates[name])
+        margin = (whole[name].shape[2] - rates[name]) // 2
+        torch.testing.assert_close(found[0, :, 0, -1], whole[name][0, :, margin, -1 - margin], rtol=0, atol=0)
+    assert {whole[name].shape[2] for name in inside} == {24, 72, 64}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_given_picture_has_no_code(family: str) -> None:
     with pytest.raises(UserError, match="samples"):
