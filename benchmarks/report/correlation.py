@@ -194,8 +194,8 @@ def _pooled_table(found: Sequence[Panel]) -> Table:
         rows.append([*front, str(value.n) if value else "-", text, value.permutation if value else "-"])
     note = (
         "Mean of the facets' Spearman coefficients, weighted by n - 1; positive: within facets, models that "
-        "draw better know more. p permutes, the interval resamples within facets. A model that stands in two "
-        "facets counts twice: the interval takes them for independent."
+        "draw better know more. p permutes the Frechet distances within facets, the interval resamples the "
+        "models; one that stands in two facets is permuted and drawn for both together."
     )
     head = ["intrinsic", "method", "models", "facets", "n", "Spearman", "permutation"]
     return Table("Over all facets", head, rows, note)

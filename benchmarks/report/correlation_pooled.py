@@ -62,4 +62,4 @@ def _pooled(parts: Sequence[Sequence[Point]]) -> Pooled | None:
     signs = [1 if points[0].probe.question.metric.lower_is_better else -1 for points in kept]
     pairs = [(x, s * np.array(y)) for s, (x, y) in zip(signs, map(values, kept), strict=True)]
     drawn: list[Noise] = [(x, s * y) for s, (x, y) in zip(signs, map(noise, kept), strict=True)]
-    return stratified(pairs, noise=drawn)
+    return stratified(pairs, noise=drawn, names=[[p.facts.name for p in points] for points in kept])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks import features
 from benchmarks.cache import Cache
+from benchmarks.data.folder import read_picture
 from benchmarks.features import SPACES, Protocol, extractors, measure_features, sets
 from benchmarks.features.extractors import Extractor, load_extractor
 from benchmarks.features.protocol import check_same, declared_protocol, differences
@@ -68,6 +69,19 @@ def test_pictures_are_turned_as_their_exif_says(tmp_path: Path) -> None:
     picture(10, 16).save(path, exif=exif)
     assert size_of(path) == (16, 10)
     assert opened(path.read_bytes(), path).size == (10, 16)
+
+
+def test_gray_of_16_bits_keeps_its_levels(tmp_path: Path) -> None:
+    path, levels = tmp_path / "deep.png", np.arange(256, dtype=np.uint16).reshape(16, 16)
+    Image.fromarray(levels * 257).save(path)
+    for found in (opened(path.read_bytes(), path), Image.fromarray(shown(path, 16))):
+        assert np.array_equal(np.asarray(found), np.repeat(levels[..., None], 3, 2))
+
+
+def shown(path: Path, size: int) -> np.ndarray:
+    """A picture (size size 3) as a predictor is shown it, 8 bits."""
+    values = (read_picture(path, size).permute(1, 2, 0).numpy() + 1) * 127.5
+    return np.rint(values).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("name", "size"), [("box", None), ("none", 64), ("linear", 64), ("box", 2)])

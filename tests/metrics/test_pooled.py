@@ -76,6 +76,70 @@ def test_p_is_uniform_and_the_interval_covers(monkeypatch: pytest.MonkeyPatch) -
     assert 0.91 <= hits / 300 <= 0.98
 
 
+def test_models_of_two_strata_are_not_twice_as_many() -> None:
+    """The same models asked twice, with the same answers, are as many as asked once."""
+    x, y = np.random.default_rng(4).normal(size=(2, 7))
+    names = list("abcdefg")
+    once, twice = stratified([(x, y)]), stratified([(x, y), (x, y)], names=[names, names])
+    apart = stratified([(x, y), (x, y)])
+    assert once is not None and twice is not None and apart is not None
+    assert (twice.value, twice.p) == (pytest.approx(once.value), once.p) and twice.n == 14
+    np.testing.assert_allclose([twice.low, twice.high], [once.low, once.high], atol=0.1)
+    assert apart.p < once.p and apart.high - apart.low < twice.high - twice.low
+
+
+def test_p_of_strata_that_share_some_models_counts_orders_of_all() -> None:
+    """Three of four models stand in both; whoever gets another's x gets it in both."""
+    x = {"a": 1.0, "b": 2.0, "c": 4.0, "d": 3.0}
+    first, second = {"a": 1.0, "b": 3.0, "c": 2.0}, {"d": 2.0, "c": 3.0, "b": 4.0, "a": 0.0}
+    pairs = [([x[m] for m in y], list(y.values())) for y in (first, second)]
+    found = stratified(pairs, names=[list(first), list(second)])
+    assert found is not None and "exact p of 24 orders" in found.permutation
+
+    def value(given: dict[str, float]) -> float:
+        each = [spearmanr([given[m] for m in y], list(y.values())).statistic for y in (first, second)]
+        return float((2 * each[0] + 3 * each[1]) / 5)
+
+    orders = [dict(zip(x, order, strict=True)) for order in itertools.permutations(x.values())]
+    reached = [abs(value(order)) >= abs(value(x)) - 1e-12 for order in orders]
+    assert found.p == pytest.approx(np.mean(reached)) and found.value == pytest.approx(value(x))
+
+
+def test_one_name_with_two_distances_is_two_models() -> None:
+    pairs = [([1.0, 2, 3], [1.0, 3, 2]), ([10.0, 20, 30], [1.0, 2, 3])]
+    same = [list("abc"), list("abc")]
+    assert stratified(pairs, names=same) == stratified(pairs)
+
+
+def test_coefficients_of_repeated_pairs_are_spearmans() -> None:
+    stream = np.random.default_rng(5)
+    x, y = stream.integers(0, 5, size=(2, 40, 6)).astype(float)  # with ties
+    times = stream.multinomial(6, np.full(6, 1 / 6), 40).astype(float)
+    found, defined = pooled._repeated(x, y, times)
+    for k in range(40):
+        many = [np.repeat(v[k], times[k].astype(int)) for v in (x, y)]
+        assert defined[k] == all(np.ptp(v) > 0 for v in many)
+        if defined[k]:
+            assert found[k] == pytest.approx(spearmanr(*many).statistic)
+
+
+def test_p_of_shared_models_is_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 trials without a relation, the second asking nearly as the first; apart, p is too small."""
+    monkeypatch.setattr(pooled, "ORDERS", 199)
+    p: dict[bool, list[float]] = {True: [], False: []}
+    names = [[str(n) for n in range(12)]] * 2
+    for trial in range(400):
+        x, y, noise = np.random.default_rng([6, trial]).normal(size=(3, 12))
+        for shared in p:
+            found = stratified(
+                [(x, y), (x, y + 0.3 * noise)], trial, resamples=100, names=names if shared else None
+            )
+            assert found is not None
+            p[shared].append(found.p)
+    below = {shared: np.mean(np.array(values) <= 0.05) for shared, values in p.items()}
+    assert 0.02 <= below[True] <= 0.08 and below[False] >= 0.12
+
+
 def test_what_has_no_coefficient_is_left_out() -> None:
     pair = ([1.0, 2, 3, 5], [1.0, 2, 4, 3])
     found = stratified([pair, ([1.0, 2], [2.0, 1]), ([1.0, 1, 1], [1.0, 2, 3]), ([], [])])
