@@ -6,14 +6,15 @@ import copy
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def reinitialized(network: nn.Module, seed: int) -> nn.Module:
     """A copy whose every layer was reset by its own `reset_parameters`, in order, from one seed.
 
-    A module with a method `reinitialize` resets itself and all below it: transformers' models have rules
-    of their own for that. Raises ValueError if parameters belong to a module that cannot reset them.
+    A module with a method `reinitialize` resets itself and all below it: transformers' models and StyleGAN2
+    have rules of their own for that. Raises ValueError if parameters belong to a module that cannot reset
+    them.
     """
     import torch
 
@@ -45,6 +46,8 @@ def _reset(name: str, module: nn.Module, seen: set[int]) -> None:
 def blend_noise(network: nn.Module, share: float, seed: int, head: str = "") -> None:
     """Replace weights by (1 - share) * weights + share * random-init weights, in place.
 
+    So, too, for what a network holds beside its parameters and random initialization resets.
+
     Args:
         share: 0 leaves the network as it is, 1 is the randomly initialized architecture.
         head: name of a module that is new anyway and stays as it is, "" for none.
@@ -55,9 +58,15 @@ def blend_noise(network: nn.Module, share: float, seed: int, head: str = "") -> 
         raise ValueError(f"the share of noise is {share}; it must lie in [0, 1]")
     if share == 0:
         return
-    fresh = dict(reinitialized(network, seed).named_parameters())
+    fresh = reinitialized(network, seed)
+    news: dict[str, Tensor] = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
+    moving: list[tuple[str, Tensor]] = list(network.named_parameters())
+    moving += [
+        (name, buffer)
+        for name, buffer in network.named_buffers()
+        if buffer.is_floating_point() and not torch.equal(buffer, news[name])
+    ]
     with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if head and name.startswith(f"{head}."):
-                continue
-            parameter.lerp_(fresh[name].to(parameter), share)
+        for name, old in moving:
+            if not head or not name.startswith(f"{head}."):
+                old.lerp_(news[name].to(old), share)

@@ -125,7 +125,7 @@ SPECS = [
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "Stable Diffusion v1, random init",
         trained=0.0,
-        options={"random_seed": 20},
+        options={"random_seed": 20, "base": "sd.v1-5"},
     ),
     _published(
         "v2-random",
@@ -134,7 +134,7 @@ SPECS = [
         trained=0.0,
         resolution=768,
         licence="CreativeML OpenRAIL++-M",
-        options={"unet_config": UNET_V2, "random_seed": 20},
+        options={"unet_config": UNET_V2, "random_seed": 20, "base": "sd.v2-1"},
     ),
     _published(
         "v2-1",
@@ -206,23 +206,28 @@ def hub_folder(spec: GeneratorSpec) -> Path:
         UserError: the hub gives none, or one without the weights of a part.
     """
     patterns = [f"{part}/{end}" for part in _parts(spec) for end in ("*.json", "*.txt")]
-    patterns += [f"{p}/*model.safetensors" for p in _parts(spec)[:3]]
+    patterns += [f"{part}/*model.safetensors" for part in _weighed(spec)]
     found = find_folder(spec, patterns, "diffusers")
     if local_folder(spec) is None:
         _check_files(spec, found)
     return found
 
 
-def _weight_files(spec: GeneratorSpec) -> list[str]:
-    """Files of weights of UNet, autoencoder and text encoder, relative to the model's folder."""
+def _weighed(spec: GeneratorSpec) -> tuple[str, ...]:
+    """Parts whose weights are read: of a randomly initialized UNet there are none."""
     unet, vae, text = _parts(spec)[:3]
-    names = {unet: "diffusion_pytorch_model", vae: "diffusion_pytorch_model", text: "model"}
-    return [f"{part}/{name}.safetensors" for part, name in names.items()]
+    return (unet, vae, text) if spec.options.get("random_seed") is None else (vae, text)
+
+
+def _weight_files(spec: GeneratorSpec) -> list[str]:
+    """Files of the weights that are read, relative to the model's folder."""
+    names = {"text_encoder": "model"}
+    return [f"{p}/{names.get(p, 'diffusion_pytorch_model')}.safetensors" for p in _weighed(spec)]
 
 
 def _check_files(spec: GeneratorSpec, folder: Path) -> None:
     """Raise UserError unless the weights of every part that is read are there, in one file or in many."""
-    needed = _weight_files(spec)[0 if spec.options.get("random_seed") is None else 1 :]
+    needed = _weight_files(spec)
     ends = ("", ".index.json")
     missing = [name for name in needed if not any((folder / f"{name}{end}").is_file() for end in ends)]
     if missing:

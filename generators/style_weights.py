@@ -86,7 +86,9 @@ class Architecture:
 
 def identity(spec: GeneratorSpec) -> str:
     """Hash of the weights, or of the configuration and the seed, with the truncation."""
-    return weights_identity(spec, f"-psi{spec.options.get('truncation_psi', 1.0)}")
+    cutoff = spec.options.get("truncation_cutoff")
+    truncated = f"-psi{spec.options.get('truncation_psi', 1.0)}"
+    return weights_identity(spec, truncated if cutoff is None else f"{truncated}-cutoff{cutoff}")
 
 
 def affine_parameters(network: Any, rank: int) -> int:

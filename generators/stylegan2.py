@@ -117,7 +117,7 @@ def read(path: Any) -> Any:
 
     file = read_network(path)
     try:
-        return stylegan2.build(file.state, file.init_kwargs)
+        return stylegan2.build(file.state, stylegan2.constructor_arguments(file.init_kwargs, file.modules))
     except (TypeError, ValueError) as error:
         raise UserError(
             f"a StyleGAN2 generator from {path}",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from generators.errors import UserError
 
+from .stylegan2_init import redraw
 from .stylegan2_modules import ARCHITECTURES as ARCHITECTURES
 from .stylegan2_modules import Generator as Generator
 from .stylegan2_modules import MappingNetwork as MappingNetwork
@@ -23,6 +24,17 @@ from .stylegan2_modules import SynthesisNetwork as SynthesisNetwork
 from .stylegan2_modules import ToRGBLayer as ToRGBLayer
 from .stylegan2_modules import modulated_conv2d as modulated_conv2d
 from .stylegan2_modules import normalize_2nd_moment as normalize_2nd_moment
+
+ARGUMENTS = (
+    "z_dim",
+    "c_dim",
+    "w_dim",
+    "img_resolution",
+    "img_channels",
+    "mapping_kwargs",
+    "synthesis_kwargs",
+)
+FLAT_CLAMP = 256  # what code that takes the synthesis network's arguments flat clamps activations at
 
 
 def fold(state: Mapping[str, Tensor], network: Any) -> dict[str, Tensor]:
@@ -57,20 +69,32 @@ def _mismatch(wrong: str, expected: Mapping[str, Tensor]) -> UserError:
     )
 
 
-@torch.no_grad()
 def initialize(network: Generator, seed: int) -> Generator:
     """Random weights as training starts from: N(0, 1) before the gains, biases 0, style biases 1."""
-    draws, gains = torch.Generator().manual_seed(seed), network.gains()
-    for name, parameter in network.named_parameters():
-        if name.endswith(("weight", "const")):
-            multiplier = network.mapping.lr_multiplier if name.startswith("mapping.fc") else 1.0
-            parameter.copy_(torch.randn(parameter.shape, generator=draws) * gains.get(name, 1.0) / multiplier)
-        else:
-            parameter.fill_(gains.get(name, 1.0) if name.endswith("affine.bias") else 0.0)
-    for name, buffer in network.named_buffers():
-        if name.endswith("noise_const"):
-            buffer.copy_(torch.randn(buffer.shape, generator=draws))
+    slow = [name for name, _ in network.named_parameters() if name.startswith("mapping.fc")]
+    multipliers = dict.fromkeys(slow, network.mapping.lr_multiplier)
+    redraw(network, network.gains(), torch.Generator().manual_seed(seed), multipliers)
     return network
+
+
+def constructor_arguments(init_kwargs: Mapping[str, Any], modules: Mapping[str, Any]) -> dict[str, Any]:
+    """The generator's arguments from those of a file, whose code may take the synthesis network's flat.
+
+    Such code clamps activations where its arguments are silent; its layers say at what.
+
+    Args:
+        modules: facts of every module of the file by dotted name, where it has any.
+    """
+    known = {name: value for name, value in init_kwargs.items() if name in ARGUMENTS}
+    flat = {name: value for name, value in init_kwargs.items() if name not in ARGUMENTS}
+    synthesis = {**(known.get("synthesis_kwargs") or {}), **flat}
+    synthesis.pop("fused_modconv_default", None)  # which of two equal computations is the faster
+    layer = modules.get("synthesis.b4.conv1")
+    if layer is not None and "conv_clamp" in layer.attributes:
+        synthesis.setdefault("conv_clamp", layer.attributes["conv_clamp"])
+    if flat:
+        synthesis.setdefault("conv_clamp", FLAT_CLAMP)
+    return known | {"synthesis_kwargs": synthesis}
 
 
 def build(state: Mapping[str, Tensor], init_kwargs: Mapping[str, Any]) -> Generator:

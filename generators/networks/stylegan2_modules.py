@@ -16,6 +16,8 @@ from torch.nn import functional
 
 from generators.ops import bias_act, conv2d_resample, setup_filter, upsample2d
 
+from .stylegan2_init import redraw
+
 ARCHITECTURES = ("skip", "resnet", "orig")
 NOISE_MODES = ("const", "none", "random")
 
@@ -391,6 +393,10 @@ class SynthesisNetwork(nn.Module):
     def gains(self) -> dict[str, float]:
         """Equalized gain of every parameter that has one."""
         return _child_gains(self)
+
+    def reinitialize(self) -> None:
+        """Fresh weights for all of it, from torch's own stream of random numbers."""
+        redraw(self, self.gains())
 
     def activations(
         self,

@@ -49,6 +49,18 @@ def networks(pattern: str) -> list[Golden]:
     return [Golden(path) for path in paths if "state_dict" in json.loads(path.read_text(encoding="utf-8"))]
 
 
+def flat_arguments(init_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a StyleGAN2 as StyleGAN3's code stores them: those of the synthesis network not nested."""
+    rest = {name: value for name, value in init_kwargs.items() if name != "synthesis_kwargs"}
+    return rest | {"fused_modconv_default": "inference_only", **init_kwargs["synthesis_kwargs"]}
+
+
+def clamps(state: Mapping[str, Tensor], conv_clamp: float | None) -> dict[str, dict[str, Any]]:
+    """What every layer of a StyleGAN2 says of its clamp, by module."""
+    layers = (name.removesuffix(".affine.weight") for name in state if name.endswith(".affine.weight"))
+    return {layer: {"conv_clamp": conv_clamp} for layer in layers}
+
+
 def layer_attributes(golden: Golden) -> dict[str, dict[str, Any]]:
     """Attributes of an XL synthesis network by module, with NumPy values where official files have them."""
     facts = golden.facts

@@ -240,6 +240,46 @@ def test_a_random_unet_needs_no_weights(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(load("sd.v1-random"), SingleStep)
 
 
+@pytest.mark.parametrize(("name", "base"), [("sd.v1-random", "sd.v1-5"), ("sd.v2-random", "sd.v2-1")])
+def test_a_random_unet_takes_the_rest_from_the_folder_of_its_trained_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, base: str
+) -> None:
+    shutil.copytree(ZOO, tmp_path / base)
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    assert registry.family_module(name).on_machine(spec(name))
+    found, trained = load(name), load(base)
+    assert isinstance(found, SingleStep) and isinstance(trained, SingleStep)
+    assert all(
+        torch.equal(a, b) for a, b in zip(found.vae.parameters(), trained.vae.parameters(), strict=True)
+    )
+    assert "@" not in registry.identity(name) != registry.identity(base)
+
+
+def test_the_weights_of_a_random_unet_are_neither_fetched_nor_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
+    shutil.copytree(ZOO, tmp_path / "snapshot")
+    seen: list[str] = []
+
+    def fetch(*_: object, allow_patterns: list[str], **__: object) -> str:
+        seen.extend(allow_patterns)
+        return str(tmp_path / "snapshot")
+
+    def cached(_: str, file: str, **__: object) -> str | None:
+        return None if file.startswith("unet/") else file
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    on_machine = registry.family_module("sd.v1-5").on_machine
+    assert on_machine(spec("sd.v1-random")) and not on_machine(spec("sd.v1-5"))
+    registry.family_module("sd.v1-random").hub_folder(spec("sd.v1-random"))
+    assert "unet/*.json" in seen and "vae/*model.safetensors" in seen
+    assert "unet/*model.safetensors" not in seen
+    registry.family_module("sd.v1-5").hub_folder(spec("sd.v1-5"))
+    assert "unet/*model.safetensors" in seen
+
+
 def test_diffusers_own_pipeline_opens_the_zoo() -> None:
     from diffusers import StableDiffusionPipeline
 

@@ -1,5 +1,7 @@
 """StyleGANs behind the contract: the facts of the paper, seeds in, w as the code, where weights come from."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from generators import load, registry
 from generators.errors import UserError
+from generators.random_init import blend_noise, reinitialized
 from generators.style_weights import find_weights
 from generators.stylegan2 import ROOMS
 from generators.testing import check_generator
@@ -76,6 +79,17 @@ def test_truncation_moves_the_code_towards_the_average(family: str) -> None:
     torch.testing.assert_close(generator.sample([3]).code["w"], center + 0.5 * (free - center))
 
 
+@pytest.mark.parametrize("stage", ["random", "s4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_truncation_is_part_of_a_models_identity(family: str, stage: str) -> None:
+    plain = registry.spec(f"{family}.rooms64-{stage}")
+    name = registry.family_module(plain.name).identity
+    half = replace(plain, options={**plain.options, "truncation_psi": 0.5})
+    first, second = (replace(half, options={**half.options, "truncation_cutoff": k}) for k in (0, 8))
+    assert name(plain).endswith("-psi1.0") and name(half).endswith("-psi0.5")
+    assert name(first) == f"{name(half)}-cutoff0" and name(second) == f"{name(half)}-cutoff8"
+
+
 @pytest.mark.parametrize("name", ["stylegan2.ffhq256", "stylegan-xl.ffhq256"])
 def test_missing_weights_say_how_to_fetch_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -135,3 +149,39 @@ def test_a_conditional_network_draws_its_class_from_the_seed(
     torch.testing.assert_close(batch.images[2:], alone.images, rtol=0, atol=1e-4)
     _, labels = generator._latents(range(40))
     assert labels is not None and len(labels.argmax(1).unique()) > 1 and (labels.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_noise_goes_from_the_trained_network_to_a_random_one(family: str) -> None:
+    """Buffers that training starts from go along: StyleGAN-XL's frequencies, phases and magnitudes."""
+    trained = load(f"{family}.rooms64-s4").network
+    half, whole, fresh = copy.deepcopy(trained), copy.deepcopy(trained), reinitialized(trained, 7)
+    blend_noise(half, 0.5, 7)
+    blend_noise(whole, 1.0, 7)
+    old, mid, end, new = (each.state_dict() for each in (trained, half, whole, fresh))
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert changed >= {name for name, _ in trained.named_parameters() if name.endswith(".weight")}
+    for name in old:
+        assert torch.equal(end[name], new[name]), name
+        torch.testing.assert_close(mid[name], (old[name] + new[name]) / 2)
+    if family == "stylegan-xl":
+        magnitudes = {name for name in old if name.endswith("magnitude_ema")}
+        assert magnitudes and changed >= {"input.freqs", "input.phases", *magnitudes}
+        assert all(end[name] == 1 for name in magnitudes)
+
+
+def test_a_synthesis_network_is_redrawn_as_training_starts() -> None:
+    from generators.networks import stylegan2
+
+    made = stylegan2.Generator(16, 0, 16, 16, 3, None, {"channel_base": 128, "architecture": "resnet"})
+    expected = stylegan2.initialize(copy.deepcopy(made), 7).synthesis
+    state = torch.get_rng_state()
+    first, again, other = (reinitialized(made.synthesis, seed) for seed in (7, 7, 8))
+    assert torch.equal(state, torch.get_rng_state())
+    for name, value in expected.named_parameters():
+        assert torch.equal(first.get_parameter(name), value), name
+    for name, value in first.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+        drawn = name.endswith(("weight", "const"))
+        assert torch.equal(other.state_dict()[name], value) != drawn, name
+        assert not name.endswith("noise_const") or value.std() > 0.5

@@ -11,7 +11,7 @@ from generators import stylegan2, stylegan_xl
 from generators.checkpoints import write_state
 from generators.errors import UserError
 from tests.checkpoints.emulate import poisonous, write_nvidia, write_tensorflow
-from tests.checkpoints.golden_networks import Golden, layer_attributes, networks
+from tests.checkpoints.golden_networks import Golden, clamps, flat_arguments, layer_attributes, networks
 
 MARGIN = 10  # times the recorded rounding floor
 NVIDIA = [
@@ -48,6 +48,46 @@ def test_stylegan2_pickle(golden: Golden, layout: dict[str, Any], tmp_path: Path
     write_nvidia(path, "Generator", golden.init_kwargs, golden.state(), poison=poisonous(marker), **layout)
     check_pictures(golden, stylegan2.read(path))
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("golden", STYLEGAN2, ids=str)
+def test_stylegan2_pickle_of_the_code_of_stylegan3(golden: Golden, tmp_path: Path) -> None:
+    """Its arguments are flat; the pictures are those of the nested ones, and the public implementation's."""
+    flat, nested, state = tmp_path / "flat.pkl", tmp_path / "nested.pkl", golden.state()
+    attributes = clamps(state, golden.init_kwargs["synthesis_kwargs"].get("conv_clamp"))
+    write_nvidia(
+        flat, "Generator", flat_arguments(golden.init_kwargs), state, attributes_by_module=attributes
+    )
+    write_nvidia(nested, "Generator", golden.init_kwargs, state)
+    found, expected = stylegan2.read(flat), stylegan2.read(nested)
+    check_pictures(golden, found)
+    ws = torch.randn(2, found.num_ws, found.w_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(found.synthesis(ws), expected.synthesis(ws))
+
+
+@pytest.mark.parametrize(
+    ("said", "clamp"), [({"conv_clamp": 0.5}, 0.5), ({"conv_clamp": None}, None), ({}, 256)]
+)
+def test_flat_arguments_clamp_as_their_layers_do(
+    said: dict[str, Any], clamp: float | None, tmp_path: Path
+) -> None:
+    golden, path, nested = STYLEGAN2[0], tmp_path / "flat.pkl", tmp_path / "nested.pkl"
+    kwargs, state = golden.init_kwargs, golden.state()
+    assert "conv_clamp" not in kwargs["synthesis_kwargs"]
+    attributes = clamps(state, said["conv_clamp"]) if said else {}
+    write_nvidia(path, "Generator", flat_arguments(kwargs), state, attributes_by_module=attributes)
+    write_nvidia(
+        nested,
+        "Generator",
+        kwargs | {"synthesis_kwargs": kwargs["synthesis_kwargs"] | {"conv_clamp": clamp}},
+        state,
+    )
+    found, expected = stylegan2.read(path), stylegan2.read(nested)
+    assert [b.conv1.conv_clamp for b in found.synthesis.blocks()] == [clamp] * len(found.synthesis.blocks())
+    ws = torch.randn(2, found.num_ws, found.w_dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(found.synthesis(ws), expected.synthesis(ws))
 
 
 @pytest.mark.parametrize("golden", STYLEGAN2, ids=str)

@@ -183,6 +183,24 @@ def test_ours_stand_beside_the_published_ones_with_their_difference(
     )
 
 
+def test_a_share_is_one_of_the_counted_parameters(results: Path, quick: Callable[[str], None]) -> None:
+    """A record's total is of the network that is adapted: of VQGAN the decoder, of StyleGAN synthesis."""
+    measured_table2(results)
+    quick("table-2", "table-6")
+    (results / "paper").mkdir()
+    shutil.copy(RESULTS / "paper" / "counts.json", results / "paper")
+    write_paper(results, results / "paper")
+    lines = [line for n in (2, 6) for line in lines_of(results / "paper" / f"table-{n}.csv")]
+    found = {
+        x["metric"]: (float(x["here"]), x["kind"])
+        for x in lines
+        if x["subject"].startswith("VQGAN / ") and x["here"]
+    }
+    assert found["trainable_percent"] == (pytest.approx(100 * 0.2 / 72.141699), "measured")
+    assert found["total_m"] == (pytest.approx(873.940099), "counted")
+    assert found["trainable_m"] == (pytest.approx(0.2), "measured")
+
+
 def test_depth_in_meters_is_not_set_beside_depth_without_a_unit(
     results: Path, quick: Callable[[str], None]
 ) -> None:

@@ -66,9 +66,12 @@ def _whole(value: Any) -> int:
 
 
 def lora_share(counts: Counts, model: str) -> dict[str, float]:
-    """LoRA's share of a model's parameters, counted on the architecture."""
+    """LoRA's share of a model's parameters, counted on the architecture, and what it is a share of."""
     told = counts.get(model)
-    return {"trainable_percent": 100 * told["lora_parameters"] / told["parameters"]} if told else {}
+    if not told:
+        return {}
+    whole = told["parameters"]
+    return {"trainable_percent": 100 * told["lora_parameters"] / whole, "parameters": whole}
 
 
 def millions(counts: Counts, model: str) -> dict[str, float]:
@@ -82,5 +85,5 @@ def millions(counts: Counts, model: str) -> dict[str, float]:
 
 def at_rank(told: Mapping[str, float], rank: float) -> dict[str, float]:
     """LoRA's parameters, which are proportional to its rank, from those at the rank they were counted at."""
-    trainable = told["lora_parameters"] * rank / RANK
-    return {"trainable_m": trainable / 1e6, "trainable_percent": 100 * trainable / told["parameters"]}
+    trainable, whole = told["lora_parameters"] * rank / RANK, told["parameters"]
+    return {"trainable_m": trainable / 1e6, "trainable_percent": 100 * trainable / whole, "parameters": whole}

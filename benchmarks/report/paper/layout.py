@@ -98,7 +98,7 @@ class Subject:
         labels: as the paper prints them.
         pick: its cells; None where nothing measures it.
         published: column's key -> text as printed; "" or no key where the paper gives none.
-        counts: column's metric -> number counted on the architecture (counts.json).
+        counts: column's metric -> number counted on the architecture (counts.json), and its "parameters".
         x: place on the axis of a curve, None for names.
     """
 

@@ -28,16 +28,19 @@ MARKS = {
     NO_NUMBER: "the record holds no such number",
     BLANK: "no number is published, or nothing measures it",
 }
-Facts = Mapping[str, Callable[[Record], float | None]]
+Counted = Mapping[str, float]  # Subject.counts
+Facts = Mapping[str, Callable[[Record, Counted], float | None]]
 
 
-def _share(record: Record) -> float | None:
-    trainable, total = record.parameters.get("trainable"), record.parameters.get("total")
+def _share(record: Record, counted: Counted) -> float | None:
+    """Of the counted parameters where there are any: a record has those of the adapted network alone."""
+    trainable = record.parameters.get("trainable")
+    total = counted.get("parameters", record.parameters.get("total"))
     return 100 * trainable / total if trainable is not None and total else None
 
 
-def _million(name: str) -> Callable[[Record], float | None]:
-    return lambda r: r.parameters[name] / 1e6 if name in r.parameters else None
+def _million(name: str) -> Callable[[Record, Counted], float | None]:
+    return lambda r, _: r.parameters[name] / 1e6 if name in r.parameters else None
 
 
 def _number(value: Any) -> float | None:
@@ -48,7 +51,7 @@ FACTS: Facts = {  # what a record says beside its scores
     "trainable_percent": _share,
     "trainable_m": _million("trainable"),
     "total_m": _million("total"),
-    "steps_per_second": lambda r: _number(r.environment.get("steps_per_second")),
+    "steps_per_second": lambda r, _: _number(r.environment.get("steps_per_second")),
 }
 SETTINGS: Mapping[str, Callable[[Cell], Any]] = {  # what a cell says before it is measured
     "size": lambda c: c.size,
@@ -57,6 +60,7 @@ SETTINGS: Mapping[str, Callable[[Cell], Any]] = {  # what a cell says before it 
     "batch": lambda c: c.options.get("batch"),
     "steps": lambda c: c.options.get("steps"),
 }
+WHOLE = "total_m"  # as counted wherever it was: a record has the parameters of the adapted network alone
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,9 @@ def _slot(artifact: Artifact, subject: Subject, column: Column, groups: Sequence
     pick = subject.pick.with_(**column.picks) if subject.pick is not None else None
     where = f"{artifact.title}, {' / '.join(subject.labels)}, {column.name}"
     group = find(groups, pick, where) if pick is not None else None
-    if group is not None and (value := _value(group, column.metric)) is not None:
+    if column.metric == WHOLE and WHOLE in subject.counts:
+        return Slot(published, _alone(subject.counts[column.metric]), "", kind="counted", group=group)
+    if group is not None and (value := _value(group, column.metric, subject.counts)) is not None:
         kind = "set" if column.metric in SETTINGS else "measured"
         return Slot(published, value, "", "" if kind == "set" else group.seeds, kind, group)
     if column.metric in subject.counts:
@@ -251,12 +257,12 @@ def _slot(artifact: Artifact, subject: Subject, column: Column, groups: Sequence
     return Slot(published, None, mark, group=group)
 
 
-def _value(group: Group, metric: str) -> Interval | None:
+def _value(group: Group, metric: str, counted: Counted) -> Interval | None:
     if metric in SETTINGS:
         value = _number(SETTINGS[metric](group.cell))
         return None if value is None else _alone(value)
     if metric in FACTS:
-        found = [FACTS[metric](record) for record in group.done]
+        found = [FACTS[metric](record, counted) for record in group.done]
         numbers = [v for v in found if v is not None]
         return _alone(sum(numbers) / len(numbers)) if numbers else None
     return summary(group, metric)
