@@ -46,8 +46,9 @@ def import_(
     """Bring FILE, .bin or .safetensors, into an adapter folder, to the last bit.
 
     Read are the attention processors' files of diffusers 0.20 (such as the paper's authors published),
-    those of today's diffusers, and peft's (a folder, or its adapter_model.safetensors). A file names
-    neither its base model's weights nor its training: what is asked for here is believed.
+    those of today's diffusers, and peft's (a folder, or its adapter_model.safetensors beside its
+    adapter_config.json). A file names neither its base model's weights nor its training: what is asked
+    for here is believed.
     """
     made, facts = imported(file, model, intrinsic, timestep)
     free(out, overwrite)
@@ -72,6 +73,13 @@ def imported(
     settings = file_settings(path) if layout == "diffusers" else {}
     if layout == "peft" and (path.parent / CONFIG).is_file():
         settings = read_config(path.parent)
+    elif layout == "peft" and not any(key.endswith(".alpha") for key in state):
+        raise UserError(
+            f"import {file}",
+            f"nothing says how strongly it is applied: lora_alpha is in {CONFIG}, which is not beside it",
+            "peft saves both",
+            f"copy {CONFIG} into {path.parent}",
+        )
     if settings:
         made = with_settings(made, settings, str(path))
     own = spec.options.get("timestep", spec.diffusion_steps - 1) if spec.diffusion_steps else None

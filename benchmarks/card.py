@@ -250,9 +250,10 @@ def _training(facts: AdapterFacts, record: Record | None) -> str:
     rows: dict[str, Any] = dict(facts.options)
     if facts.cell is not None:
         cell = cell_of(facts)
-        rows |= {"data": f"{cell.data} (fingerprint `{cell.world}`)", "label source": cell.labels}
+        data, labels, size = cell.asked_of("train")
+        rows |= {"data": data, "label source": labels, "fingerprint of all data": f"`{cell.world}`"}
         rows |= {"pictures": f"{cell.train} to train, {cell.validation} to validate, {cell.test} to test"}
-        rows |= {"size": f"{cell.size} x {cell.size}", "seed": cell.seed, "cell": f"`{cell.hash}`"}
+        rows |= {"size": f"{size} x {size}", "seed": cell.seed, "cell": f"`{cell.hash}`"}
     if record is not None:
         rows |= {f"parameters, {name}": f"{count:,}" for name, count in record.parameters.items()}
         rows |= {"device": record.environment.get("device"), "training seconds": record.seconds.get("fit")}
@@ -273,10 +274,10 @@ def _results(record: Record | None) -> str:
 
     if record is None:
         return NOT_MEASURED
-    rows = []
+    rows, groups = [], record.details.get("groups")
     for name, value in record.scores.items():
-        metric = METRICS[name]
-        interval = bootstrap_interval(record.per_image[name]) if record.per_image.get(name) else None
+        metric, values = METRICS[name], record.per_image.get(name)
+        interval = bootstrap_interval(values, clusters=groups) if values else None
         ends = (
             "-" if interval is None or interval.low is None else f"{interval.low:.4f} to {interval.high:.4f}"
         )
@@ -285,7 +286,8 @@ def _results(record: Record | None) -> str:
     where = f"{record.cell.test} test pictures of {record.cell.data}, labels: {record.cell.labels}"
     aligned = f", depth aligned by {record.cell.alignment}" if record.cell.alignment != "none" else ""
     note = f"\n\nMean over {where}{aligned}; one training run (seed {record.cell.seed})."
-    return _table(("metric", "mean", "95 % interval (bootstrap over pictures)"), rows) + note
+    over = "groups of pictures" if groups else "pictures"
+    return _table(("metric", "mean", f"95 % interval (bootstrap over {over})"), rows) + note
 
 
 def _reproduce(facts: AdapterFacts) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .cell import LATER
+
 if TYPE_CHECKING:
     from generators.base import GeneratorSpec
     from probes.adapters import AdapterFacts
@@ -19,7 +21,7 @@ from PIL import Image
 
 from generators import registry
 from probes.adapters import attached, check_base, read_facts
-from probes.intrinsics import INTRINSICS
+from probes.intrinsics import intrinsic
 
 folder = Path(snapshot_download("{repo_id}"))
 facts = read_facts(folder)
@@ -30,7 +32,7 @@ picture = torch.from_numpy(np.array(shown)).permute(2, 0, 1)[None] / 127.5 - 1  
 with torch.no_grad(), attached(generator, folder, facts):
     code = generator.embed(picture)
     drawn = generator.decode(generator.forward(code, facts.intrinsic))
-found = INTRINSICS[facts.intrinsic].from_picture(drawn)  # (1 c h w) in natural units"""
+found = intrinsic(facts.intrinsic, facts.alignment).from_picture(drawn)  # (1 c h w) in natural units"""
 
 _FROM_SEEDS = """from pathlib import Path
 
@@ -39,7 +41,7 @@ from huggingface_hub import snapshot_download
 
 from generators import registry
 from probes.adapters import attached, check_base, read_facts
-from probes.intrinsics import INTRINSICS
+from probes.intrinsics import intrinsic
 
 folder = Path(snapshot_download("{repo_id}"))
 facts = read_facts(folder)
@@ -48,7 +50,7 @@ generator = registry.load("{model}")
 sample = generator.sample([0])  # it draws pictures of seeds and cannot be shown one
 with torch.no_grad(), attached(generator, folder, facts):
     drawn = generator.decode(generator.forward(sample.code, facts.intrinsic))
-found = INTRINSICS[facts.intrinsic].from_picture(drawn)  # (1 c h w) in natural units"""
+found = intrinsic(facts.intrinsic, facts.alignment).from_picture(drawn)  # (1 c h w) in natural units"""
 
 _DIFFUSERS = """import numpy as np
 import torch
@@ -108,7 +110,8 @@ def diffusers_usage(facts: AdapterFacts, spec: GeneratorSpec, base: str, repo_id
 
 def reproduction(cell: Cell) -> str:
     """Python that runs a cell again: every value is named."""
-    kept = ("data", "size", "train", "validation", "test", "labels", "alignment", "seed")
+    kept: tuple[str, ...] = ("data", "size", "train", "validation", "test", "labels", "alignment", "seed")
+    kept += tuple(name for name in LATER if getattr(cell, name))
     named = ",\n    ".join(f"{name}={getattr(cell, name)!r}" for name in kept)
     return _AGAIN.format(
         options=dict(cell.options),

@@ -179,7 +179,9 @@ def check(name_or_module: str) -> None:
 
 _STORE = click.option("--store", metavar="PLACE", help="Folder, or URL, of the records; results/SUITE.")
 _ONLY = click.option("--only", metavar="GLOB", help="MODEL/INTRINSIC/METHOD or hash, as in '*/normal/lora'.")
-_WORKERS = click.option("--workers", default=1, show_default=True, help="Processes of one thread each.")
+_WORKERS = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes of one thread each."
+)
 
 
 @main.command()

@@ -22,18 +22,19 @@ class StoreError(UserError):
     """The store itself cannot be written: no cell can be recorded, so the run has to stop."""
 
 
-def storage_error(error: OSError, asked: str, writing: bool = True) -> StoreError | None:
+def storage_error(error: OSError, asked: str, writing: bool = True, option: str = "") -> StoreError | None:
     """The error in four parts if an OSError means a full or read-only disk, else None.
 
     Args:
         error: what the system raised.
         asked: what was being done.
         writing: whether it was surely the store that was written: then a lack of permission counts too.
+        option: of the command, that names another place.
     """
     if error.errno in _FULL:
         wrong, todo = "no space left", "free some space, then run the same command again: it continues"
     elif error.errno == errno.EROFS or (writing and error.errno in _CLOSED):
-        wrong, todo = "it cannot be written", "choose a folder you may write: --store DIR"
+        wrong, todo = "it cannot be written", "choose a place you may write" + f": {option}" * bool(option)
     else:
         return None
     reason = os.strerror(error.errno or 0)

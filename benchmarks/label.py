@@ -204,7 +204,7 @@ def _begin(out: Path, asked: Asked, settings: Mapping[str, Any], spec: Predictor
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise storage_error(error, f"make the folder {out}") or error from error
+        raise storage_error(error, f"make the folder {out}", option="--out DIR") or error from error
     Store(out).sweep()
     return {
         "made_by": MADE_BY,

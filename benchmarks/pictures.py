@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 from generators.errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from PIL.ImageFile import ImageFile
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF")
@@ -38,3 +39,13 @@ def decoding(source: Path | IO[bytes]) -> Iterator[ImageFile]:
         raise
     except Exception as error:  # each of Pillow's decoders raises its own for a broken file
         raise ValueError(f"{type(error).__name__}: {str(error)[:200]}") from error
+
+
+def rgb(picture: Image) -> Image:
+    """A picture in RGB of 8 bits; 16-bit gray is scaled, where Pillow alone clips it at 255."""
+    if not picture.mode.startswith("I;16"):
+        return picture.convert("RGB")
+    import numpy as np
+    from PIL import Image
+
+    return Image.fromarray(np.rint(np.asarray(picture) / 257.0).astype(np.uint8)).convert("RGB")

@@ -73,7 +73,9 @@ class Store:
             for name in FOLDERS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise storage_error(error, f"make the store {self.folder}") or error from error
+            raise (
+                storage_error(error, f"make the store {self.folder}", option="--store DIR") or error
+            ) from error
         self.sweep()
 
     def sweep(self) -> None:

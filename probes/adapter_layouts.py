@@ -27,16 +27,16 @@ DOWN, UP, MAGNITUDE = "lora_A.weight", "lora_B.weight", "lora_magnitude_vector"
 _ATTENTION = (
     r"(?:down_blocks\.\d+|mid_block|up_blocks\.\d+)\.attentions\.\d+\.transformer_blocks\.\d+\.attn[12]"
 )
-_PART = rf"(?P<part>{re.escape(DOWN)}|{re.escape(UP)}|{MAGNITUDE}|alpha)"
+_PART = rf"{re.escape(DOWN)}|{re.escape(UP)}|{MAGNITUDE}|alpha"
 _OLD = r"\.processor\.to_(?P<which>q|k|v|out)_lora\.(?P<part>down\.weight|up\.weight|alpha)"
 PATTERNS = {
     "processor": re.compile(rf"(?:unet\.)?(?P<attention>{_ATTENTION}){_OLD}"),
-    "diffusers": re.compile(rf"unet\.(?P<module>.+)\.{_PART}"),
-    "peft": re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.{_PART}"),
+    "diffusers": re.compile(rf"unet\.(?P<module>.+)\.(?P<part>{_PART}|lora\.down\.weight|lora\.up\.weight)"),
+    "peft": re.compile(rf"{re.escape(PREFIX)}(?P<module>.+)\.(?P<part>{_PART})"),
 }
 _OLD_PARTS = {"down.weight": DOWN, "up.weight": UP, "alpha": "alpha"}
 _KNOWN = (
-    f"peft: {PREFIX}MODULE.lora_A.weight; diffusers: unet.MODULE.lora_A.weight; "
+    f"peft: {PREFIX}MODULE.lora_A.weight; diffusers: unet.MODULE.lora_A.weight, or .lora.down.weight; "
     "processor: BLOCK.attn1.processor.to_q_lora.down.weight, with or without unet. before it"
 )
 
@@ -102,7 +102,7 @@ def _split(key: str, layout: str) -> tuple[str, str]:
     if found is None:
         raise ValueError(f"{key!r} is no key of the layout {layout}")
     if layout != "processor":
-        return found["module"], found["part"]
+        return found["module"], _OLD_PARTS.get(found["part"].removeprefix("lora."), found["part"])
     which = "out.0" if found["which"] == "out" else found["which"]
     return f"{found['attention']}.to_{which}", _OLD_PARTS[found["part"]]
 
@@ -136,6 +136,9 @@ def parse(state: Mapping[str, Tensor], source: str) -> Lora:
         module, part = _split(key, layout)
         if part == "alpha":
             alphas[module] = _number(key, value, source)
+        elif f"{module}.{part}" in tensors:
+            wrong = f"its key {key!r} is there a second time, in another spelling"
+            raise UserError(f"the adapter in {source}", wrong, _KNOWN, "leave one of them out")
         else:
             tensors[f"{module}.{part}"] = value
     ranks = {module: _rank(module, tensors, source) for module in _modules(tensors, alphas)}

@@ -54,6 +54,11 @@ class AdapterFacts:
     source: str = ""
     cell: Mapping[str, Any] | None = None
 
+    @property
+    def alignment(self) -> str:
+        """Of the depth it draws (see probes.intrinsics.intrinsic); "none" where its training is unknown."""
+        return str((self.cell or {}).get("alignment", "none"))
+
 
 # Facts.
 

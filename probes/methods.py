@@ -152,7 +152,7 @@ def method(name: str) -> Method:
 def _as_default(value: Any, default: Any) -> Any:
     """A number in the type of its default; an integral one as an integer where there is none."""
     if isinstance(default, float):
-        return float(value)
+        return float(value) + 0.0  # -0.0 is 0.0, too
     if isinstance(default, bool):
         return value
     return int(value) if isinstance(value, float) and value.is_integer() else value

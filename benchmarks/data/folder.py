@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.pictures import decoding
+from benchmarks.pictures import decoding, rgb
 from generators.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_picture(path: Path, size: int) -> Tensor:
 
     try:
         with decoding(path) as opened:
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
+            upright = rgb(ImageOps.exif_transpose(opened))
             square = ImageOps.fit(upright, (size, size), Image.Resampling.LANCZOS)
     except (OSError, ValueError) as error:
         raise UserError(

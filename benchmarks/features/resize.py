@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.pictures import decoding
+from benchmarks.pictures import decoding, rgb
 from generators.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def opened(data: bytes, path: Path) -> Image:
     from PIL import ImageOps
 
     with _decoding(path), decoding(io.BytesIO(data)) as found:
-        return ImageOps.exif_transpose(found).convert("RGB")
+        return rgb(ImageOps.exif_transpose(found))
 
 
 def size_of(path: Path) -> tuple[int, int]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 SHARD = 1024
 KEPT = 10_000  # feature rows a set keeps for the kernel distance; of larger sets so many are drawn
 ROWS_SEED = 2020
-FORMAT = 1  # raise when the same pictures and protocol would give other features
+FORMAT = 2  # raise when the same pictures and protocol would give other features
 
 Say = Callable[[str], None]
 

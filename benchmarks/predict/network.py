@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from probes import memory
-from probes.intrinsics import INTRINSICS
 
 from .clock import Clock
 from .layout import Layout, Size, join
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from generators.base import Generator
+    from probes.intrinsics import Intrinsic
 
     from .inputs import Source
 
@@ -97,7 +97,7 @@ class Artist:
     """
 
     def __init__(
-        self, generator: Generator, intrinsic: str, precision: str, device: str, clock: Clock
+        self, generator: Generator, intrinsic: Intrinsic, precision: str, device: str, clock: Clock
     ) -> None:
         self.generator, self.intrinsic, self.device, self.clock = generator, intrinsic, device, clock
         self.precision = precision
@@ -114,7 +114,7 @@ class Artist:
             with self.clock.phase("embed", device=True):
                 code: Mapping[str, Tensor] = self.generator.embed(pictures.to(self.device))
             with self.clock.phase("forward", device=True):
-                output = self.generator.forward(code, self.intrinsic)
+                output = self.generator.forward(code, self.intrinsic.name)
             with self.clock.phase("decode", device=True):
                 return self.generator.decode(output)
 
@@ -148,6 +148,6 @@ class Artist:
         with self.clock.phase("back"), torch.no_grad():
             parts = [part for part in job.parts if part is not None]
             whole = join(job.layout, parts)[None]
-            found = INTRINSICS[self.intrinsic].from_picture(whole)[0]
+            found = self.intrinsic.from_picture(whole)[0]
             values: NDArray[np.float32] = found.permute(1, 2, 0).float().cpu().contiguous().numpy()
         return values if np.isfinite(values).all() else None

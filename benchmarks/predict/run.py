@@ -111,17 +111,22 @@ def _make(place: Path) -> None:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        found = storage_error(error, f"make the folder {place}")
+        found = storage_error(error, f"make the folder {place}", option="--out DIR")
         if found is None:
             raise
-        raise UserError(found.asked, found.wrong, "", "choose a folder you may write: --out DIR") from error
+        raise UserError(found.asked, found.wrong, "", found.todo) from error
     Store(place).sweep()
 
 
 def _finish(
     place: Path, intrinsic: str, settings: Settings, sources: Sequence[Source], outcome: Outcome
 ) -> None:
-    """Contact sheets of all that is there, and the list of what failed."""
+    """The list of what failed, and contact sheets of all that is there."""
+    if outcome.failed:
+        listed = [{"picture": name, "reason": reason} for name, reason in outcome.failed.items()]
+        save(place / FAILURES, (json.dumps({"failed": listed}, indent=1) + "\n").encode())
+    else:
+        (place / FAILURES).unlink(missing_ok=True)
     if settings.sheet:
         from .sheets import write_contact_sheets
 
@@ -129,11 +134,6 @@ def _finish(
         there = [s for s in sources if sidecar_path(place, s, intrinsic).resolve() in made]
         sheets = [(s.name, place / f"{s.name}.{intrinsic}.sheet.png") for s in there]
         outcome.contact = write_contact_sheets(place, intrinsic, sheets) if sheets else []
-    if outcome.failed:
-        listed = [{"picture": name, "reason": reason} for name, reason in outcome.failed.items()]
-        save(place / FAILURES, (json.dumps({"failed": listed}, indent=1) + "\n").encode())
-    else:
-        (place / FAILURES).unlink(missing_ok=True)
 
 
 class _Work:
@@ -158,6 +158,7 @@ class _Work:
         """Do all pictures; whatever happens, what was drawn is written."""
         from probes import memory
         from probes.adapters import attached
+        from probes.intrinsics import intrinsic
 
         from .network import Artist
 
@@ -167,9 +168,10 @@ class _Work:
         generator = registry.load(question.spec.name, settings.device)
         self.granularity = granularity_of(generator)
         check_policy(self.policy, question.spec.name, self.granularity)
-        _ask(generator, question.asks)
-        artist = Artist(generator, question.intrinsic, settings.precision, settings.device, self.clock)
+        shown_as = intrinsic(question.intrinsic, question.facts.alignment)
+        artist = Artist(generator, shown_as, settings.precision, settings.device, self.clock)
         with attached(generator, question.adapter, question.facts), _showing(self.show):
+            _ask(generator, question.asks)  # over what the adapter was trained with
             self.show.start(len(todo), finished)
             started = time.perf_counter()
             self._stream(artist, todo)
@@ -270,34 +272,34 @@ def write_maps(
     values: Any,
 ) -> Path:
     """All files of one picture's map (h w c), the sidecar last; returns its path."""
-    intrinsic, shown = question.intrinsic, settings.shown
+    intrinsic, alignment, shown = question.intrinsic, question.facts.alignment, settings.shown
     stem = f"{job.source.name}.{intrinsic}"
     sidecar = sidecar_path(place, job.source, intrinsic)
     sidecar.parent.mkdir(parents=True, exist_ok=True)
     forget(sidecar)  # of --overwrite: while its files are replaced it is not finished
-    files = {form: encoded(form, intrinsic, values, shown) for form in shown.formats}
+    files = {form: encoded(form, intrinsic, values, shown, alignment) for form in shown.formats}
     ends = {form: FORMATS[form] for form in shown.formats}
     if job.seen is not None:
         from .sheets import sheet
 
-        pair = sheet(job.seen, viewed(intrinsic, values, shown))
+        pair = sheet(job.seen, viewed(intrinsic, values, shown, alignment))
         files["sheet"], ends["sheet"] = png8(pair), ".sheet.png"
     for form, data in files.items():
         save(place / f"{stem}{ends[form]}", data)
-    values_mean = {k: v for k, v in meaning(intrinsic).items() if k in (*shown.formats, "axes")}
+    values_mean = {k: v for k, v in meaning(intrinsic, alignment).items() if k in (*shown.formats, "axes")}
     facts: dict[str, Any] = {
         "outputs": {form: Path(f"{stem}{end}").name for form, end in ends.items()},
         "settings": said,
         "source": job.facts,
         "shown_to_the_model": {"size": list(job.layout.canvas), "pieces": len(job.layout.boxes)},
         "values": values_mean,
-        "clipped": clipped(intrinsic, values),
+        "clipped": clipped(intrinsic, values, alignment),
         "notes": list(job.notes),
     }
     if intrinsic == "depth":
         facts["values"] = values_mean | {"unit": depth_unit(question.facts)}
         facts["range"] = [float(values.min()), float(values.max())]
-        facts["colors_over"] = list(color_limits(values, shown))
+        facts["colors_over"] = list(color_limits(values, shown, alignment))
     write_sidecar(sidecar, facts)
     return sidecar
 

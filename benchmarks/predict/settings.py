@@ -166,7 +166,9 @@ def adapter_hash(folder: Path) -> str:
 def identity(question: Question, settings: Settings, policy: str) -> dict[str, Any]:
     """Every value that decides a map; a map made with others is not taken for this one."""
     shown = settings.shown
-    depth = {"colormap": shown.colormap, "colors_over": shown.limits}
+    depth: dict[str, Any] = {"colormap": shown.colormap, "colors_over": shown.limits}
+    if question.facts.alignment == RELATIVE:
+        depth |= {"depth": "relative"}
     return {
         "model": question.spec.name,
         "weights": registry.identity(question.spec.name),
@@ -188,6 +190,7 @@ def depth_unit(facts: AdapterFacts) -> str:
     """What a depth of 1 is: the adapter's training data know."""
     if facts.cell is None:
         return "unknown: the adapter is imported; the decoder's white is written as full scale"
-    if facts.cell.get("alignment") == RELATIVE:
+    if facts.alignment == RELATIVE:
         return "none: the adapter draws relative depth; full scale is the nearest point, 0 the farthest"
-    return f"meters along the view axis, as in the data set {facts.cell.get('data')} it was trained on"
+    trained_on = facts.cell.get("train_data") or facts.cell.get("data")
+    return f"meters along the view axis, as in the data set {trained_on} it was trained on"

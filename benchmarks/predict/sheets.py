@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,13 @@ GAP, FOOT = 4, 16  # pixels between pictures, and below for their names
 THUMB = 160  # greatest side of a picture on a contact sheet
 COLUMNS, ROWS = 4, 12  # pairs on a contact sheet
 WHITE = 255
+MOST = 50_000_000  # pixels of a sheet; Pillow takes larger ones for an attack when it reads them
 
 
 def sheet(picture: NDArray[np.uint8], shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture (h w 3) and its map as shown, side by side."""
+    """A picture (h w 3) and its map as shown, side by side; of large ones every n-th pixel."""
+    step = math.ceil(math.sqrt(2 * picture.shape[0] * picture.shape[1] / MOST))
+    picture, shown = picture[::step, ::step], shown[::step, ::step]
     h, w, _ = picture.shape
     both = np.full((h, 2 * w + GAP, 3), WHITE, np.uint8)
     both[:, :w], both[:, w + GAP :] = picture, shown

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.color import srgb
 from benchmarks.files import StoreError, atomic
 from generators.errors import UserError, unknown
+from probes.methods import RELATIVE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,24 +26,27 @@ CUT = (1.0, 99.0)  # percentiles of a depth map between which its colors run, un
 AXES = "x right, y up, z towards the camera"
 
 
-def meaning(intrinsic: str) -> dict[str, str]:
-    """What the values of each format mean, for the sidecar."""
+def meaning(intrinsic: str, alignment: str = "none") -> dict[str, str]:
+    """What the values of each format mean, for the sidecar.
+
+    Here and below, alignment is the adapter's: RELATIVE depth is 1 at the nearest point, 0 at the farthest.
+    """
     if intrinsic == "normal":
         npy, png8, png16 = "unit normals, float32 (h w 3)", "(n + 1) / 2 * 255", "(n + 1) / 2 * 65535"
         return {"axes": AXES, "png8": png8, "png16": png16, "npy": npy}
     if intrinsic == "depth":
-        scale = f"depth / {_full_scale(intrinsic):g}"
+        scale = f"depth / {_full_scale(intrinsic, alignment):g}"
         colors = f"colors over the range, or gray, {scale} * 255, where there is no colormap"
         return {"png8": colors, "png16": f"{scale} * 65535, gray", "npy": "float32 (h w 1)"}
     seen = "sRGB-coded (IEC 61966-2-1), for viewing"
     return {"png8": seen, "png16": "linear RGB * 65535", "npy": "linear RGB, float32 (h w 3)"}
 
 
-def _full_scale(intrinsic: str) -> float:
+def _full_scale(intrinsic: str, alignment: str) -> float:
     """The value that 16 bits hold at most."""
     from probes.intrinsics import DEPTH_METERS
 
-    return DEPTH_METERS if intrinsic == "depth" else 1.0
+    return DEPTH_METERS if intrinsic == "depth" and alignment != RELATIVE else 1.0
 
 
 @dataclass(frozen=True)
@@ -78,45 +82,46 @@ class Shown:
             raise UserError(f"--range {self.limits[0]:g} {self.limits[1]:g}", wrong, "meters: near, then far")
 
 
-def color_limits(values: NDArray[Any], shown: Shown) -> tuple[float, float]:
+def color_limits(values: NDArray[Any], shown: Shown, alignment: str = "none") -> tuple[float, float]:
     """Depths at the ends of the scale of a map in png8."""
     if shown.limits:
         return shown.limits
     if shown.colormap == NO_COLORS:
-        return 0.0, _full_scale("depth")
+        return 0.0, _full_scale("depth", alignment)
     low, high = (float(v) for v in np.percentile(values, CUT))
     return low, max(high, low + 1e-6)
 
 
-def viewed(intrinsic: str, values: NDArray[Any], shown: Shown) -> NDArray[np.uint8]:
-    """A map (h w c) in natural units as it is shown (h w 3), 8 bits."""
+def viewed(intrinsic: str, values: NDArray[Any], shown: Shown, alignment: str = "none") -> NDArray[np.uint8]:
+    """A map (h w c) in natural units as it is shown (h w 3), 8 bits; a colormap runs from near to far."""
     if intrinsic == "depth":
-        low, high = color_limits(values, shown)
+        low, high = color_limits(values, shown, alignment)
         share = np.clip((values[..., 0] - low) / (high - low), 0, 1)
         if shown.colormap == NO_COLORS:
             return np.repeat(_rounded(share, 255)[..., None], 3, 2).astype(np.uint8)
         import matplotlib
 
+        share = 1 - share if alignment == RELATIVE else share
         colored: NDArray[np.uint8] = matplotlib.colormaps[shown.colormap](share, bytes=True)[..., :3]
         return colored
     light = (values + 1) / 2 if intrinsic == "normal" else srgb(values)
     return _rounded(light, 255).astype(np.uint8)
 
 
-def stored(intrinsic: str, values: NDArray[Any]) -> NDArray[np.uint16]:
+def stored(intrinsic: str, values: NDArray[Any], alignment: str = "none") -> NDArray[np.uint16]:
     """A map (h w c) in natural units as 16 bits: linear, in the scale that MEANING declares."""
     if intrinsic == "normal":
         return _rounded((values + 1) / 2, 65535).astype(np.uint16)
-    return _rounded(values / _full_scale(intrinsic), 65535).astype(np.uint16)
+    return _rounded(values / _full_scale(intrinsic, alignment), 65535).astype(np.uint16)
 
 
 def _rounded(share: NDArray[Any], top: int) -> NDArray[Any]:
     return np.rint(np.clip(share, 0, 1) * top)
 
 
-def clipped(intrinsic: str, values: NDArray[Any]) -> float:
+def clipped(intrinsic: str, values: NDArray[Any], alignment: str = "none") -> float:
     """Share of the values that 8 and 16 bits cannot hold; NPY holds all."""
-    low, high = (-1.0 if intrinsic == "normal" else 0.0), _full_scale(intrinsic)
+    low, high = (-1.0 if intrinsic == "normal" else 0.0), _full_scale(intrinsic, alignment)
     return round(float(((values < low - 1e-6) | (values > high + 1e-6)).mean()), 6)
 
 
@@ -129,8 +134,8 @@ def save(path: Path, data: bytes) -> None:
         with atomic(path) as file:
             file.write(data)
     except StoreError as error:
-        todo = error.todo.replace("--store", "--out")
-        raise StoreError(error.asked, error.wrong, "the maps written so far are whole", todo) from error
+        known = "the maps written so far are whole"
+        raise StoreError(error.asked, error.wrong, known, error.todo) from error
 
 
 def png8(picture: NDArray[np.uint8]) -> bytes:
@@ -168,8 +173,10 @@ def npy(values: NDArray[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def encoded(form: str, intrinsic: str, values: NDArray[Any], shown: Shown) -> bytes:
+def encoded(form: str, intrinsic: str, values: NDArray[Any], shown: Shown, alignment: str = "none") -> bytes:
     """A map (h w c) in natural units as a file of a format."""
     if form == "npy":
         return npy(values)
-    return png16(stored(intrinsic, values)) if form == "png16" else png8(viewed(intrinsic, values, shown))
+    if form == "png16":
+        return png16(stored(intrinsic, values, alignment))
+    return png8(viewed(intrinsic, values, shown, alignment))

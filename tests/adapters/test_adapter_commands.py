@@ -200,6 +200,20 @@ def test_what_cannot_be_known_is_asked_for(tmp_path: Path, folder: Path, zoo: Ge
     assert not (tmp_path / "o").exists()
 
 
+def test_a_file_of_peft_without_its_config_is_refused(tmp_path: Path, folder: Path) -> None:
+    tensors = load_file(folder / LORA)
+    (tmp_path / "alone").mkdir()
+    alone = tmp_path / "alone" / LORA
+    save_file(tensors, alone)
+    words = ("--model", ZOO, "--intrinsic", "normal", "--out", tmp_path / "o")
+    told = fails("adapter", "import", alone, *words)
+    assert "nothing says how strongly" in told and f"copy {CONFIG} into {alone.parent}" in told
+    assert "nothing says how strongly" in fails("adapter", "import", alone.parent, *words)
+    names = {key.removesuffix(".lora_A.weight") for key in tensors if key.endswith("lora_A.weight")}
+    save_file(tensors | {f"{name}.alpha": torch.tensor(2.0) for name in names}, alone)
+    assert "scale 0.5" in typed("adapter", "import", alone, *words).output
+
+
 def test_a_head_and_other_methods_leave_in_their_own_layout_only(tmp_path: Path, folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | {"modules_to_save": ["head"]}))

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,18 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from benchmarks import make_cell
-from benchmarks.card import LICENCES, NOT_MEASURED
+from benchmarks.card import LICENCES, NOT_MEASURED, card
 from benchmarks.card_code import diffusers_usage, reproduction, usage
 from benchmarks.cell import Record
 from benchmarks.cli import main
 from benchmarks.execute import execute
 from benchmarks.metrics.statistics import bootstrap_interval
+from benchmarks.predict.settings import depth_unit
 from benchmarks.store import Store
 from generators import registry
 from generators.stable_diffusion import ZOO as ZOO_FOLDER
 from probes.adapters import CONFIG, FACTS, LORA, attached, read_facts, write_facts
-from probes.intrinsics import INTRINSICS
+from probes.intrinsics import DEPTH_METERS, INTRINSICS
 from tests.adapters.small import ZOO, facts, zoo_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -131,8 +132,6 @@ def test_an_imported_adapter_says_that_its_training_is_not_known(tmp_path: Path)
 
 @pytest.mark.parametrize("spec", registry.specs(), ids=lambda spec: spec.name)
 def test_every_base_models_licence_is_inherited(spec: Any) -> None:
-    from benchmarks.card import card
-
     known = facts(spec.name, weights="x", cell=None)
     text = card(known, spec, REPO, None, frozenset({LORA}))
     said = header(text)
@@ -208,6 +207,44 @@ def test_the_code_that_repeats_it_makes_the_same_cell(pushed: Path, trained: tup
     code = reproduction(trained[1].cell)
     assert code in (pushed / "README.md").read_text()
     assert ran(code.partition("record = run(")[0], pushed).strip() == trained[1].cell.hash
+
+
+ELSEWHERE = {"data": "objects", "train_data": "rooms", "train_labels": "rooms-network", "test_size": 128}
+
+
+def test_what_it_was_trained_on_is_told_and_repeated(tmp_path: Path) -> None:
+    cell = make_cell(LAST, "normal", "lora", {"steps": 2}, train=8, validation=4, test=6, **ELSEWHERE)
+    text = card(facts(LAST, cell=asdict(cell)), registry.spec(LAST), REPO, None, frozenset({LORA}))
+    training = text.partition("## Training")[2].partition("## Results")[0]
+    for row in ("| data | rooms |", "| label source | rooms-network |", "| size | 64 x 64 |"):
+        assert row in training
+    assert ran(reproduction(cell).partition("record = run(")[0], tmp_path).strip() == cell.hash
+    in_meters = facts(LAST, intrinsic="depth", cell=asdict(cell))
+    assert depth_unit(in_meters).endswith("in the data set rooms it was trained on")
+
+
+@pytest.mark.parametrize("model", [LAST, "stylegan2.rooms64-s1"])
+def test_the_code_reads_depth_as_the_cell_asked_for_it(model: str, tmp_path: Path) -> None:
+    code = f"""import torch
+from probes.intrinsics import intrinsic
+from tests.adapters import small
+drawn = torch.ones(1, 3, 4, 4)
+for alignment in ("unit", "none"):
+    facts = small.facts(intrinsic="depth", cell={{"alignment": alignment}})
+    {usage(registry.spec(model), REPO).splitlines()[-1]}
+    print(float(found.mean()))"""
+    assert ran(code, tmp_path).split() == ["1.0", str(DEPTH_METERS)]
+
+
+def test_intervals_draw_groups_together(trained: tuple[Path, Record]) -> None:
+    record, groups = trained[1], ["a", "a", "a", "b", "b", "c"]
+    grouped = replace(record, details={**record.details, "groups": groups})
+    known = facts(LAST, cell=asdict(record.cell))
+    text = card(known, registry.spec(LAST), REPO, grouped, frozenset({LORA}))
+    for name, values in record.per_image.items():
+        interval = bootstrap_interval(values, clusters=groups)
+        assert f"| {record.scores[name]:.4f} | {interval.low:.4f} to {interval.high:.4f} |" in text
+    assert "bootstrap over groups of pictures" in text
 
 
 # The upload.

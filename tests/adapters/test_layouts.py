@@ -21,6 +21,7 @@ from generators.errors import UserError
 from generators.stable_diffusion import UNET_V1
 from generators.stable_diffusion import ZOO as ZOO_FOLDER
 from probes.adapter_layouts import (
+    DOWN,
     UP,
     Lora,
     detect,
@@ -138,6 +139,17 @@ def old(rank: int = 4, which: str = "q", **more: Tensor) -> dict[str, Tensor]:
     stem = f"{LAYER}.processor.to_{which}_lora"
     state = {f"{stem}.down.weight": torch.randn(rank, 6), f"{stem}.up.weight": torch.randn(5, rank)}
     return state | {f"{stem}.{name}": value for name, value in more.items()}
+
+
+def test_what_diffusers_converts_to_is_read() -> None:
+    down, up = torch.randn(4, 6), torch.randn(5, 4)
+    stem = f"unet.{LAYER}.to_q"
+    halves = {f"{stem}.lora.down.weight": down, f"{stem}.lora.up.weight": up}
+    made = parse(halves | {f"{stem}.alpha": torch.tensor(2.0)}, "x")
+    assert_same(dict(made.tensors), {f"{LAYER}.to_q.{DOWN}": down, f"{LAYER}.to_q.{UP}": up})
+    assert detect(halves, "x") == "diffusers" and made.scale(f"{LAYER}.to_q") == 0.5
+    with pytest.raises(UserError, match="a second time"):
+        parse(halves | {f"{stem}.{DOWN}": down}, "x")
 
 
 @pytest.mark.parametrize(("alpha", "scale"), [(4.0, 1.0), (2.0, 0.5), (3.0, 0.75)])

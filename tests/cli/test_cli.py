@@ -189,7 +189,14 @@ def test_a_store_that_cannot_be_made_is_status_two(suite: Path) -> None:
     (suite.parent / "store").write_text("a file")
     result = run(suite)
     assert result.exit_code == 2
-    assert "cannot be written" in result.stderr
+    assert (
+        "cannot be written" in result.stderr and "choose a place you may write: --store DIR" in result.stderr
+    )
+
+
+def test_a_plan_is_for_one_worker_at_least(suite: Path) -> None:
+    result = call("plan", suite, "--workers", 0)
+    assert result.exit_code == 2 and "--workers" in result.stderr
 
 
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from benchmarks.color import srgb
-from benchmarks.data import ABSENT
+from benchmarks.data import ABSENT, canonical_name
 from benchmarks.data.load import Pictures
 from benchmarks.data.own import index as index_module
 from benchmarks.data.own import needs, spec
 from benchmarks.data.own.conventions import OURS, decode_normals, parse_axes, ray_lengths, say_axes, to_linear
 from benchmarks.data.own.files import read_array
+from benchmarks.data.own.index import folder_of
 from benchmarks.data.own.load import groups, load, opened
 from benchmarks.data.own.settings import FILE, read_settings
 from benchmarks.predict.writing import png16
@@ -83,7 +84,7 @@ def test_declared_axes_are_undone(tmp_path: Path, rooms: list[Arrays], axes: str
 def test_units_kinds_spaces_and_scales_are_undone(tmp_path: Path, rooms: list[Arrays]) -> None:
     def store(i: int, maps: Arrays) -> None:
         maps["depth"] = maps["depth"] * 1000 * ray_lengths(SIZE, SIZE, 60)[..., None]
-        maps["albedo"] = srgb(maps["albedo"]) / 4
+        maps["albedo"] = srgb(maps["albedo"] / 4)
         maps["shading"] = srgb(maps["shading"])
 
     settings = said(
@@ -97,6 +98,31 @@ def test_units_kinds_spaces_and_scales_are_undone(tmp_path: Path, rooms: list[Ar
     truth = rooms[number(name, "test", 0)]
     for kind in ("depth", "albedo", "shading"):
         assert np.abs(found.maps[kind][0].permute(1, 2, 0).numpy() - truth[kind]).max() < 1e-3, kind
+
+
+def test_what_is_coded_is_decoded_before_it_is_scaled(tmp_path: Path, rooms: list[Arrays]) -> None:
+    def half(i: int, maps: Arrays) -> None:
+        maps["albedo"] = np.full_like(maps["albedo"], 0.5)
+
+    name = write(tmp_path, rooms, half, said(albedo={"space": '"srgb"', "scale": "2.0"}))
+    assert everything(name).maps["albedo"] == pytest.approx(2 * 0.2140411, abs=1e-6)  # IEC 61966-2-1
+    write_settings(tmp_path, said(albedo={"space": '"srgb"', "scale": "8.0"}))
+    with pytest.raises(UserError, match=r"1.71233; 100% are not in \[0, 1\]"):
+        everything(name)
+
+
+def test_shares_of_light_beyond_1_are_scaled_where_nothing_is_coded(
+    tmp_path: Path, rooms: list[Arrays]
+) -> None:
+    def brighter(i: int, maps: Arrays) -> None:
+        maps["albedo"] = maps["albedo"] * 50
+
+    name = write(tmp_path, rooms, brighter, said(albedo={"space": '"linear"', "scale": "0.02"}))
+    truth = rooms[number(name, "test", 0)]["albedo"]
+    assert np.abs(everything(name).maps["albedo"][0].permute(1, 2, 0).numpy() - truth).max() < 1e-4
+    write_settings(tmp_path, said(albedo={"space": '"srgb"', "scale": "0.02"}))
+    with pytest.raises(UserError, match=r"are not in \[0, 1\]"):
+        everything(name)
 
 
 def test_a_mask_and_marks_of_missing_depth(tmp_path: Path, rooms: list[Arrays]) -> None:
@@ -218,6 +244,25 @@ def test_pictures_alone_are_labeled_by_predictors(tmp_path: Path, rooms: list[Ar
     found = load(name, "test", [0], 32, ALL)
     assert found.maps == {} and found.pictures.shape == (1, 3, 32, 32)
     assert "there is no map to check" in call("check", name).output
+
+
+def test_a_folder_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INTRINSIC_BENCH_DATA", str(tmp_path / "elsewhere"))
+    for where, short in {
+        "./photos": "./photos",
+        "photos/": "./photos",
+        ".//photos/.": "./photos",
+        "a/photos": "a/photos",
+        "./a/photos": "a/photos",
+        "/a/b/../photos/": "/a/photos",
+        "~/photos/": "~/photos",
+        "../photos": "../photos",
+        ".": ".",
+        "photos": "photos",  # below the variable's folder
+    }.items():
+        assert canonical_name(f"own:{where}") == f"own:{short}"
+        assert (folder_of(f"own:{where}").resolve()) == folder_of(f"own:{short}").resolve()
 
 
 def test_splits_by_folders_and_by_lists(tmp_path: Path, rooms: list[Arrays]) -> None:

@@ -12,6 +12,7 @@ from benchmarks.data.own import spec
 from benchmarks.data.own.conventions import OURS
 from benchmarks.data.own.load import load
 from benchmarks.data.own.settings import FILE
+from benchmarks.predict.writing import png16
 from generators.errors import UserError
 from tests.data.own_folder import ALL, COUNT, SETTINGS, SIZE, Arrays, call, rooms_as_arrays, said, write
 
@@ -189,6 +190,26 @@ def test_init_finds_splits_and_suffixes(tmp_path: Path) -> None:
     for kind, word in {"picture": "rgb", "normal": "normal", "depth": "depth"}.items():
         assert f'[{kind}]\npattern = "{{split}}/{{stem}}_{word}.png"  # fits 4 files' in text
     assert 'by = "folders"\ntrain = "train"\nvalidation = "val"' in text
+
+
+def test_maps_beside_pictures_are_no_pictures(
+    tmp_path: Path, rooms: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for i, maps in enumerate(rooms):
+        Image.fromarray(np.rint(maps["rgb"] * 255).astype(np.uint8)).save(f"photos/{i:04}.png")
+        Path(f"photos/{i:04}_depth.png").write_bytes(png16(np.rint(maps["depth"] * 1000).astype(np.uint16)))
+    assert call("init", "photos").exit_code == 0
+    path = Path("photos", FILE)
+    text = path.read_text()
+    for key, value in {"space": "srgb", "kind": "z", "unit": "mm"}.items():
+        text = text.replace(f'{key} = "?"', f'{key} = "{value}"')
+    path.write_text(text)
+    name = text.partition("intrinsic-bench data check ")[2].partition("\n")[0]
+    assert name == f"own:{tmp_path / 'photos'}"
+    assert call("check", name).exit_code == 0
+    assert spec(name).counts == {"train": 8, "validation": 1, "test": 1}
 
 
 def test_check_knows_any_data_set(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks import files
 from benchmarks.cli import main
 from benchmarks.color import srgb
-from benchmarks.predict import Outcome, Settings, Shown, predict_pictures
+from benchmarks.predict import Outcome, Settings, Shown, predict_pictures, sheets
 from benchmarks.predict.reading import read_picture
 from benchmarks.predict.show import Bar
 from benchmarks.predict.writing import color_limits
@@ -26,6 +26,7 @@ from generators import registry
 from generators.errors import UserError
 from probes.adapters import attached
 from probes.intrinsics import INTRINSICS
+from probes.methods import fill_options
 from tests.predict.pictures import MODEL, smooth, write_adapter
 
 ROOT = Path(__file__).parents[2]
@@ -148,7 +149,8 @@ def test_a_model_that_samples_is_asked_as_told(
     """The adapter's own way over the model's, `--set` over both."""
     sampler = registry.load("sd-aug.rooms64-random")
     monkeypatch.setattr("benchmarks.predict.run.registry.load", lambda *_: sampler)
-    adapter = write_adapter(tmp_path / "adapter", sampler, "normal", options={"guidance": 1.0, "steps": 500})
+    trained = fill_options("lora", {"guidance": 1.0, "steps": 500}, sampler.spec.asks)
+    adapter = write_adapter(tmp_path / "adapter", sampler, "normal", options=trained)
     wide = (pics / "b.png", "--adapter", adapter, "--resize", "native", "--format", "npy")
     for steps in (1, 2):
         assert (
@@ -184,6 +186,31 @@ def test_sheets_show_pictures_beside_their_maps(
     assert np.array_equal(beside[:, 100:], np.asarray(Image.open(out / "b.normal.png")))
     contact = np.asarray(Image.open(outcome.contact[0]))
     assert contact.std() > 20 and contact.shape[1] > 3 * 320  # three pairs side by side
+
+
+def test_a_picture_whose_sheet_nobody_could_read_gets_a_smaller_one(
+    adapters: Any, loads: list[str], pics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)  # Pillow's limit is twice that, a sheet more
+    monkeypatch.setattr(sheets, "MOST", 64 * 64)
+    out, asked = tmp_path / "out", Settings("native", sheet=True)
+    outcome = predict_pictures([pics / "a.png"], adapters("normal"), out, settings=asked)
+    beside = np.asarray(Image.open(out / "a.normal.sheet.png"))
+    assert beside.shape == (32, 68, 3) and np.array_equal(beside[:, :32], smooth(64, 64)[::2, ::2])
+    assert len(outcome.contact) == 1
+
+
+def test_what_failed_is_listed_before_sheets_are_made(
+    adapters: Any, loads: list[str], pics: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise UserError("the sheet", "it cannot be read")
+
+    monkeypatch.setattr(sheets, "write_contact_sheets", broken)
+    (pics / "b.png").write_bytes(b"")
+    with pytest.raises(UserError, match="it cannot be read"):
+        predict_pictures([pics], adapters("normal"), tmp_path / "out", settings=Settings(sheet=True))
+    assert "b.png" in (tmp_path / "out" / "failed.json").read_text()
 
 
 # Again.

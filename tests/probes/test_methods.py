@@ -1,5 +1,6 @@
 """LoRA, fine-tuning, controls and the training loop on a tiny model."""
 
+import math
 from itertools import pairwise
 from pathlib import Path
 
@@ -193,6 +194,10 @@ def test_every_method_names_a_function_that_exists() -> None:
     from probes.methods import method_fit
 
     assert all(callable(method_fit(name)) for name in METHODS)
+
+
+def test_a_zero_has_one_sign() -> None:
+    assert math.copysign(1, fill_options("lora", {"noise": -0.0})["noise"]) == 1
 
 
 def test_a_layer_narrower_than_the_rank_is_adapted_all_the_same() -> None:

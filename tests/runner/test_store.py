@@ -101,6 +101,10 @@ def test_a_read_only_store_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(StoreError, match="cannot be written"):
         Store(tmp_path / "store").prepare()
+    monkeypatch.setattr(benchmarks.files, "_create", refuse)
+    with pytest.raises(StoreError) as raised, atomic(tmp_path / "file"):
+        pass
+    assert raised.value.todo == "choose a place you may write"  # who writes may have no option for it
 
 
 def test_a_file_in_place_of_the_store_is_refused(tmp_path: Path) -> None:

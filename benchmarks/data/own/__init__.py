@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from benchmarks.data import ABSENT, DataSpec
 from benchmarks.needs import Need
 
-from .index import folder_of, read_index
+from .index import folder_of, one_name, read_index
 from .settings import FILE, INTRINSICS
 
 
@@ -21,7 +21,7 @@ def spec(name: str) -> DataSpec:
     Raises:
         UserError: data.toml leaves a convention out, or does not fit the files.
     """
-    folder = folder_of(name)
+    folder, name = folder_of(name), one_name(name)
     if not (folder / FILE).is_file():
         splits = ("train", "validation", "test")
         return DataSpec(name, f"{folder}: not there", ABSENT, "own", INTRINSICS, splits)

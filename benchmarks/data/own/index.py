@@ -25,7 +25,7 @@ from generators.plain import parse_json
 from .settings import FILE, SPLIT, STEM, Settings, read_settings
 
 VARIABLE = "INTRINSIC_BENCH_DATA"
-VERSION = "own-1"  # raise it whenever the same files may give other pixels
+VERSION = "own-2"  # raise it whenever the same files may give other pixels
 LARGE = 1 << 30  # bytes from which on hashing is announced
 LONGEST_STEM = 1000  # characters of a line in a list
 
@@ -75,13 +75,26 @@ def folder_of(name: str) -> Path:
     if not where:
         known = f"own:PATH, a folder, or own:NAME, a folder below {VARIABLE}"
         raise UserError(f"data set {name!r}", "it names no folder", known, "intrinsic-bench data init PATH")
-    if "/" in where or where.startswith((".", "~")):
+    if _is_path(where):
         return Path(where).expanduser()
     if VARIABLE not in os.environ:
         wrong = f"it is a bare name, and {VARIABLE} is not set"
         todo = f"set {VARIABLE} to the folder above it, or write own:./{where}"
         raise UserError(f"data set {name!r}", wrong, "a path has a slash", todo)
     return Path(os.environ[VARIABLE]) / where
+
+
+def _is_path(where: str) -> bool:
+    return "/" in where or where.startswith((".", "~"))
+
+
+def one_name(name: str) -> str:
+    """The one of a folder's names that results are found by: own:photos/ is own:./photos."""
+    family, _, where = name.partition(":")
+    if not _is_path(where):
+        return name
+    short = os.path.normpath(where)
+    return f"{family}:{short if _is_path(short) else f'./{short}'}"
 
 
 def fill(pattern: str, split: str, stem: str) -> str:
@@ -171,11 +184,18 @@ def _index(folder: Path, settings: Settings, stamps: dict[str, tuple[int, int]])
     return Index(folder, settings, kept, names, stamps, fingerprint, skipped)
 
 
-def _stems(pattern: str, split: str, stamps: Iterable[str]) -> list[str]:
-    """Stems of the files that fit a pattern."""
+def _regex(pattern: str, split: str) -> re.Pattern[str]:
     head, *tail = (re.escape(part) for part in pattern.replace(SPLIT, split).split(STEM))
-    regex = re.compile(f"{head}(?P<stem>.+){'(?P=stem)'.join(tail)}")
-    return [found["stem"] for name in stamps if (found := regex.fullmatch(name))]
+    return re.compile(f"{head}(?P<stem>.+){'(?P=stem)'.join(tail)}")
+
+
+def _stems(patterns: Mapping[str, str], split: str, stamps: Iterable[str]) -> list[str]:
+    """Stems of the pictures: of the files that fit their pattern, and no longer one of the maps."""
+    own = patterns["picture"]
+    regex = _regex(own, split)
+    maps = [_regex(pattern, split) for pattern in patterns.values() if len(pattern) > len(own)]
+    fitting = {name: found["stem"] for name in stamps if (found := regex.fullmatch(name))}
+    return [stem for name, stem in fitting.items() if not any(map_.fullmatch(name) for map_ in maps)]
 
 
 def _shuffled(stems: Iterable[str], seed: int) -> list[str]:
@@ -186,13 +206,13 @@ def _shuffled(stems: Iterable[str], seed: int) -> list[str]:
 def _rows(
     folder: Path, settings: Settings, names: Mapping[str, str], stamps: Mapping[str, Any]
 ) -> dict[str, list[str]]:
-    pattern = settings.patterns["picture"]
+    patterns, pattern = settings.patterns, settings.patterns["picture"]
     if settings.by == "lists":
         rows = {split: _listed(folder, str(value), stamps) for split, value in settings.splits.items()}
     elif settings.by == "folders":
-        rows = {split: _shuffled(_stems(pattern, names[split], stamps), settings.seed) for split in names}
+        rows = {split: _shuffled(_stems(patterns, names[split], stamps), settings.seed) for split in names}
     else:
-        rows = _shares(folder, settings, _stems(pattern, "", stamps))
+        rows = _shares(folder, settings, _stems(patterns, "", stamps))
     seen: Counter[str] = Counter(fill(pattern, names[s], stem) for s, stems in rows.items() for stem in stems)
     twice = next((name for name, count in seen.items() if count > 1), None)
     if twice is not None:

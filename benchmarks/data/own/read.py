@@ -225,14 +225,17 @@ def _plausible(path: Path, meters: NDArray[Any], settings: Settings) -> None:
 def _color(
     path: Path, name: str, settings: Settings, mask: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    values = as_share(read_array(path)) * np.float32(settings.scales[name])
+    values, space = as_share(read_array(path)), settings.spaces[name]
     inside = mask if mask.shape == values.shape[:2] else np.ones(values.shape[:2], bool)
     _finite(values, inside, path)
-    _in_range(values, inside, path, f"say [{name}] scale in {FILE}: what a stored 1 stands for, 1 the most")
-    if values.shape[2] == 1:
-        values = np.repeat(values, 3, 2)
-    linear = to_linear(np.clip(np.nan_to_num(values), 0, 1), settings.spaces[name])
-    return linear, inside
+    if space == "srgb":  # light is scaled, not its coding
+        _in_range(values, inside, path, f'store what is coded in [0, 1], or say [{name}] space = "linear"')
+        values = to_linear(np.clip(np.nan_to_num(values), 0, 1), space)
+    light = values * np.float32(settings.scales[name])
+    _in_range(light, inside, path, f"say [{name}] scale in {FILE}: what a stored 1 stands for, 1 the most")
+    if light.shape[2] == 1:
+        light = np.repeat(light, 3, 2)
+    return np.clip(np.nan_to_num(light), 0, 1), inside
 
 
 _READERS = {"normal": _normal, "depth": _depth, "albedo": _color, "shading": _color}

@@ -139,7 +139,7 @@ def compose(folder: Path, found: Found) -> str:
     """The text of data.toml."""
     lines = [
         '# Describes this folder to intrinsic-bench. A convention is never guessed: choose one for each "?",',
-        f"# then run: intrinsic-bench data check own:{folder}",
+        f"# then run: intrinsic-bench data check own:{folder.absolute()}",
         f"title = {json.dumps(folder.resolve().name)}",
         'domain = "own"  # what the pictures show; pictures of one domain are compared',
         'licence = ""',
