@@ -150,7 +150,11 @@ def _check(path: Path) -> None:
 
 def _read(path: Path, key: str) -> dict[str, Tensor]:
     _check(path)
-    with safe_open(path, "pt") as file:
+    try:
+        opened = safe_open(path, "pt")
+    except RuntimeError as error:  # somebody has removed it since
+        raise OSError(str(error)) from error
+    with opened as file:
         if (file.metadata() or {}).get("key") != key:
             raise ValueError("it was written for another key")
         # Copied to where PyTorch aligns memory: in the file it is not, and products of unaligned tensors

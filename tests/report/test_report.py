@@ -391,7 +391,7 @@ def test_records_outside_the_suite_are_counted_and_left_out(tmp_path: Path) -> N
     store = small_store(tmp_path / "s", [inside, outside])
     write_suite(store, [inside])
     write_report(store, tmp_path / "out")
-    assert "mean map" not in (tmp_path / "out/table.md").read_text()
+    assert "| mean map |" not in (tmp_path / "out/table.md").read_text()
     assert "1 records of cells not in the suite" in (tmp_path / "out/index.html").read_text()
 
 

@@ -140,6 +140,17 @@ def test_a_cache_that_cannot_be_made_is_the_same_error(tmp_path: Path) -> None:
     assert VARIABLE in caught.value.todo
 
 
+def test_an_entry_that_is_removed_while_it_is_read_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Cache(tmp_path)
+    folder.get(KEY, lambda: SMALL)
+    monkeypatch.setattr("benchmarks.cache._check", lambda path: path.unlink())
+    computed: list[int] = []
+    found = folder.get(KEY, lambda: computed.append(1) or SMALL)
+    assert computed and found.keys() == SMALL.keys()
+
+
 WRITER = """if True:
     import sys, torch
     from pathlib import Path
