@@ -256,29 +256,28 @@ def test_too_few_pictures_are_planned_and_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_a_predictor_computes_on_the_cells_device_and_tells_how_it_goes(tmp_path: Path) -> None:
-    cell = make_cell("none", "depth", "predictor", {"predictor": "rooms-network"}, **SMALL)
-    here = Session(Cache(None), "cuda:1")
-    assert make_task(cell, here, Clock(lambda share, phase: None)).device == "cuda:1"
+def shares_told(cell: Cell, folder: Path, asked: str) -> list[float]:
+    """Shares of a cell that are reported in one phase; those of all phases never fall."""
     told: list[tuple[float, str]] = []
-    store = Store(tmp_path)
+    store = Store(folder)
     store.prepare()
     execute(cell, store, lambda share, phase: told.append((share, phase)))
     shares = [share for share, _ in told]
     assert shares == sorted(shares)
-    predicting = [share for share, phase in told if phase == "predict"]
+    return [share for share, phase in told if phase == asked]
+
+
+def test_a_predictor_computes_on_the_cells_device_and_tells_how_it_goes(tmp_path: Path) -> None:
+    cell = make_cell("none", "depth", "predictor", {"predictor": "rooms-network"}, **SMALL)
+    here = Session(Cache(None), "cuda:1")
+    assert make_task(cell, here, Clock(lambda share, phase: None)).device == "cuda:1"
+    predicting = shares_told(cell, tmp_path, "predict")
     assert predicting == pytest.approx([0.92, 0.92 + 0.05 * 4 / 6, 0.97])
 
 
 def test_how_fitting_goes_is_told(tmp_path: Path) -> None:
     cell = make_cell("sd.rooms64-s1", "depth", "linear", **{**SMALL, "train": 30})
-    told: list[tuple[float, str]] = []
-    store = Store(tmp_path)
-    store.prepare()
-    execute(cell, store, lambda share, phase: told.append((share, phase)))
-    shares = [share for share, _ in told]
-    assert shares == sorted(shares)
-    fitting = [share for share, phase in told if phase == "fit"]
+    fitting = shares_told(cell, tmp_path, "fit")
     sums = [0.05 + 0.85 * 0.7 * count / 30 for count in (25, 30)]
     assert fitting == pytest.approx([0.05, *sums, 0.05 + 0.85 * 0.7])
 
