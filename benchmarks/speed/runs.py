@@ -73,7 +73,7 @@ def loop_seconds(cells: Sequence[Cell], slots: int = 2) -> float:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         store.prepare()
-        before = {cell.hash: store.stamp(cell) for cell in cells}
+        before = store.stamps(cells)
         start = processor()
         show = Lines(io.StringIO())
         Runner(store, cells, before, AtOnce(slots), Estimates(), show, Settings()).run()
