@@ -12,8 +12,8 @@ WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPR
 	[ "$$n" -gt 8 ] && n=8; echo "$$n")
 PINNED := pyproject.toml constraints.txt
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
-# A file of tests stays in one process: what it sets up once is set up once.
-TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+# A file of tests stays in one process: what it sets up once is set up once. Long files come first (tests/conftest.py).
+TEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: bench test setup clean
 

@@ -13,6 +13,8 @@ import click
 
 from generators.errors import UserError
 
+from .adapter_maps import AXES, drawn, lost_option, usual
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("peft", "diffusers", "processor")
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"  # the name `load_lora_weights` looks for in a folder
+_AXES = "; ".join(f"{name}: {meant}" for name, meant in AXES.items()) + ". By default ours, omnidata in the "
+_AXES += "layout of the paper's authors."
+_DEPTH = "Relative: 1 near, 0 far. By default metric, relative in the layout of the paper's authors."
 _OUT = click.option("--out", type=click.Path(path_type=Path), required=True, help="Where it is written.")
 _OVERWRITE = click.option("--overwrite", is_flag=True, help="Replace what is there.")
 
@@ -38,26 +43,44 @@ def adapter() -> None:
 @click.option("--model", required=True, help="Base model, as in intrinsic-bench ls models.")
 @click.option("--intrinsic", help="What it draws; by default the one that FILE's name ends in.")
 @click.option("--timestep", type=int, help="Timestep it was trained at; by default the model's own protocol.")
+@click.option("--axes", type=click.Choice(list(AXES)), help=f"Of the normals it draws. {_AXES}")
+@click.option("--relative/--metric", default=None, help=f"Depth it draws. {_DEPTH}")
 @_OUT
 @_OVERWRITE
 def import_(
-    file: Path, model: str, intrinsic: str | None, timestep: int | None, out: Path, overwrite: bool
+    file: Path,
+    model: str,
+    intrinsic: str | None,
+    timestep: int | None,
+    axes: str | None,
+    relative: bool | None,
+    out: Path,
+    overwrite: bool,
 ) -> None:
     """Bring FILE, .bin or .safetensors, into an adapter folder, to the last bit.
 
     Read are the attention processors' files of diffusers 0.20 (such as the paper's authors published),
     those of today's diffusers, and peft's (a folder, or its adapter_model.safetensors beside its
     adapter_config.json). A file names neither its base model's weights nor its training: what is asked
-    for here is believed.
+    for here is believed. Nor does it say what its values are: in the layout of the paper's authors normals
+    are taken to have Omnidata's axes and depth to be relative, as theirs.
     """
-    made, facts = imported(file, model, intrinsic, timestep)
+    made, facts = imported(file, model, intrinsic, timestep, axes, relative)
     free(out, overwrite)
     write_adapter(out, made, facts)
     click.echo(f"{out}: {_described(made)}; {facts.intrinsic} on {facts.model}")
+    if drawn(facts):
+        option = "--axes" if facts.intrinsic == "normal" else "--relative or --metric"
+        click.echo(f"read as {drawn(facts)} (say otherwise: {option})")
 
 
 def imported(
-    file: Path, model: str, intrinsic: str | None = None, timestep: int | None = None
+    file: Path,
+    model: str,
+    intrinsic: str | None = None,
+    timestep: int | None = None,
+    axes: str | None = None,
+    relative: bool | None = None,
 ) -> tuple[Lora, AdapterFacts]:
     """An adapter from a file or folder of another program, and what is known of it; raises UserError."""
     from generators import registry
@@ -87,7 +110,19 @@ def imported(
     variant = "dora" if made.magnitudes else "rslora" if made.rank_stabilized else "lora"
     options = {"rank": made.rank, "variant": variant, "timestep": chosen}
     source = f"{path.name} sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    return made, AdapterFacts(model, "", _checked(asked), "lora", options, source)
+    said = _read_as(_checked(asked), layout, axes, relative)
+    return made, AdapterFacts(model, "", asked, "lora", options, source, **said)
+
+
+def _read_as(intrinsic: str, layout: str, axes: str | None, relative: bool | None) -> dict[str, Any]:
+    """Facts of how its pictures are read, as asked for or as is usual in a layout; raises UserError."""
+    if axes is not None and intrinsic != "normal":
+        raise UserError(f"--axes {axes} for {intrinsic}", "it has no axes", "normals have", "leave it out")
+    if relative is not None and intrinsic != "depth":
+        option = "--relative" if relative else "--metric"
+        raise UserError(f"{option} for {intrinsic}", "this is said of depth only", "", "leave it out")
+    own_axes, is_relative = usual(intrinsic, layout)
+    return {"axes": axes or own_axes, "relative": is_relative if relative is None else relative}
 
 
 def _guessed(file: Path) -> str:
@@ -141,12 +176,17 @@ def export(folder: Path, layout: str, out: Path, overwrite: bool) -> None:
     peft: a folder. diffusers: a folder, or a .safetensors file, for load_lora_weights. processor: a .bin
     or .safetensors file in the attention processors' layout of diffusers 0.20.
     """
+    from probes.adapters import read_facts
+
     ways: dict[str, Callable[[Path, Path, bool], Path]] = {
         "peft": _export_peft,
         "diffusers": _export_diffusers,
         "processor": _export_processor,
     }
     click.echo(str(ways[layout](folder, out, overwrite)))
+    option = lost_option(read_facts(folder), layout)
+    if option and layout != "peft":  # peft's folder keeps the facts
+        click.echo(f"the file does not say what its values are: to import it again, {option}", err=True)
 
 
 def _export_peft(folder: Path, out: Path, overwrite: bool) -> Path:
@@ -281,12 +321,14 @@ def show(folder: Path) -> None:
     """What the adapter in FOLDER is, what it was trained on, and how it can be exported."""
     from dataclasses import asdict
 
-    from probes.adapters import read_facts, weights_file
+    from probes.adapters import LATER, read_facts, weights_file
 
-    facts = asdict(read_facts(folder))
+    found = read_facts(folder)
+    facts = {name: value for name, value in asdict(found).items() if name not in LATER}
     cell = facts.pop("cell")
     options = " ".join(f"{key}={value}" for key, value in facts.pop("options").items())
     rows = {name: value or "unknown" for name, value in facts.items() if name != "source" or value}
+    rows |= {"drawn": drawn(found)} if drawn(found) else {}
     rows |= {"options": options, "cell": _hash(cell) if cell else "unknown"}
     rows |= {"file": weights_file(folder).name, "layers": _layers(folder)}
     rows["exports"] = "; ".join(_exports(folder))

@@ -16,13 +16,14 @@ from typing import Any
 from generators.errors import UserError
 from generators.plain import parse_json
 
-from .claims import Claim, alive, machine
+from .claims import Claim, alive, machine, pid_here
+from .files import writer_of
 from .store import ATTEMPTS, FOLDERS, Store
 
 ALIVE, DEAD, UNKNOWN = "alive", "dead", "unknown"
 SILENCE = 60.0  # seconds without a sign of life after which one is missed
 DAY = 86400.0
-_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)\.tmp")
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -226,25 +227,25 @@ def leftovers(folder: Path, working: set[str], now: float) -> tuple[Leftover, ..
 
 
 def _temporaries(folder: Path, now: float) -> Iterator[Leftover]:
-    host = machine()
     for name in (".", *FOLDERS):
         for entry in entries(folder / name):
-            found = _TEMPORARY.fullmatch(entry.name)
-            if found:
-                here = entry.name.endswith(f".{host}.{found['pid']}.tmp")
-                owner = process(int(found["pid"])) if here else UNKNOWN
-                yield from _leftover(entry, folder, owner, now)
+            if _TEMPORARY.fullmatch(entry.name):
+                yield from _leftover(entry, folder, _owner_of_file(writer_of(entry.name)), now)
 
 
 def _attempts(folder: Path, working: set[str], now: float) -> Iterator[Leftover]:
     """Folders HASH.HOST.PID; a host's name may have dots."""
     for entry in entries(folder / ATTEMPTS):
-        name, _, rest = entry.name.partition(".")
-        host, _, pid = rest.rpartition(".")
-        here = host == machine() and pid.isdigit()
-        owner = process(int(pid)) if here else UNKNOWN
+        name, _, writer = entry.name.partition(".")
+        owner = _owner_of_file(writer)
         if name not in working or owner == DEAD:
             yield from _leftover(entry, folder, owner, now)
+
+
+def _owner_of_file(writer: str) -> str:
+    """Of HOST.PID, as names of files have it."""
+    pid = pid_here(writer)
+    return UNKNOWN if pid is None else process(pid)
 
 
 def _leftover(entry: os.DirEntry[str], folder: Path, owner: str, now: float) -> Iterator[Leftover]:

@@ -15,7 +15,6 @@ import os
 import re
 import sys
 import threading
-import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,11 +25,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .cell import canonical
-from .claims import alive, machine
-from .files import StoreError
+from .claims import is_gone, machine
+from .files import StoreError, is_forgotten
 
 VARIABLE = "INTRINSIC_BENCH_CACHE"
-FORGOTTEN = 7 * 24 * 3600  # seconds after which a temporary file is nobody's, whoever wrote it
 _BLANK = "0" * 8
 _CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{8})"')
 
@@ -97,15 +95,10 @@ class Cache:
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files of dead processes of this machine, and those nobody has touched for long."""
-    here = f".safetensors.{machine()}."
     for path in folder.glob(".*.tmp"):
-        pid = path.name.split(".")[-2].partition("-")[0]
-        try:
-            dead = here in path.name and pid.isdigit() and not alive(int(pid))
-            if dead or time.time() - path.stat().st_mtime > FORGOTTEN:
-                path.unlink(missing_ok=True)
-        except FileNotFoundError:
-            continue  # renamed or swept by another process meanwhile
+        writer = path.name.partition(".safetensors.")[2].rpartition("-")[0]  # without the thread
+        if is_gone(writer) or is_forgotten(path):
+            path.unlink(missing_ok=True)  # another process may have swept or renamed it meanwhile
 
 
 def checksum(data: mmap.mmap | bytes) -> tuple[int, str, str]:

@@ -15,6 +15,7 @@ import click
 
 from generators.errors import UserError
 
+from .adapter_maps import drawn
 from .card_code import diffusers_usage, reproduction, usage
 
 if TYPE_CHECKING:
@@ -234,7 +235,8 @@ def _what(facts: AdapterFacts, spec: GeneratorSpec) -> str:
     what = f"Draws the {_WORDS[facts.intrinsic]} of a picture with {spec.title} ({named})"
     weights = f" Trained on the weights with the identity `{facts.weights}`." if facts.weights else ""
     source = f" Imported from `{facts.source}`." if facts.source else ""
-    return f"{what}, method `{facts.method}`.{weights}{source}"
+    values = f" What it draws is read as {drawn(facts)}." if facts.source and drawn(facts) else ""
+    return f"{what}, method `{facts.method}`.{weights}{source}{values}"
 
 
 _WORDS = {
@@ -281,7 +283,7 @@ def _results(record: Record | None) -> str:
         ends = (
             "-" if interval is None or interval.low is None else f"{interval.low:.4f} to {interval.high:.4f}"
         )
-        unit = metric.unit_of(record.cell.intrinsic)
+        unit = metric.unit_of(record.cell.intrinsic, record.cell.alignment)
         rows.append((f"{metric.title}{f' ({unit})' if unit else ''} {metric.arrow}", f"{value:.4f}", ends))
     where = f"{record.cell.test} test pictures of {record.cell.data}, labels: {record.cell.labels}"
     aligned = f", depth aligned by {record.cell.alignment}" if record.cell.alignment != "none" else ""

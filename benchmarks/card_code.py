@@ -19,9 +19,9 @@ import torch
 from huggingface_hub import snapshot_download
 from PIL import Image
 
+from benchmarks.adapter_maps import intrinsic_of
 from generators import registry
 from probes.adapters import attached, check_base, read_facts
-from probes.intrinsics import intrinsic
 
 folder = Path(snapshot_download("{repo_id}"))
 facts = read_facts(folder)
@@ -32,16 +32,16 @@ picture = torch.from_numpy(np.array(shown)).permute(2, 0, 1)[None] / 127.5 - 1  
 with torch.no_grad(), attached(generator, folder, facts):
     code = generator.embed(picture)
     drawn = generator.decode(generator.forward(code, facts.intrinsic))
-found = intrinsic(facts.intrinsic, facts.alignment).from_picture(drawn)  # (1 c h w) in natural units"""
+found = intrinsic_of(facts).from_picture(drawn)  # (1 c h w) in natural units"""
 
 _FROM_SEEDS = """from pathlib import Path
 
 import torch
 from huggingface_hub import snapshot_download
 
+from benchmarks.adapter_maps import intrinsic_of
 from generators import registry
 from probes.adapters import attached, check_base, read_facts
-from probes.intrinsics import intrinsic
 
 folder = Path(snapshot_download("{repo_id}"))
 facts = read_facts(folder)
@@ -50,7 +50,7 @@ generator = registry.load("{model}")
 sample = generator.sample([0])  # it draws pictures of seeds and cannot be shown one
 with torch.no_grad(), attached(generator, folder, facts):
     drawn = generator.decode(generator.forward(sample.code, facts.intrinsic))
-found = intrinsic(facts.intrinsic, facts.alignment).from_picture(drawn)  # (1 c h w) in natural units"""
+found = intrinsic_of(facts).from_picture(drawn)  # (1 c h w) in natural units"""
 
 _DIFFUSERS = """import numpy as np
 import torch

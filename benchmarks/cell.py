@@ -16,7 +16,7 @@ from generators.plain import parse_json
 
 from .record_shape import check_cell, check_shape
 
-PROTOCOL = 1  # raise when the same cell would give another number; say why in results/README.md
+PROTOCOL = 1  # raise when the same cell would give another number; say why in benchmarks/report/readme.py
 LATER = ("train_data", "train_labels", "test_size")  # what a cell may say since protocol 1 was fixed
 NO_MODEL = "none"  # model of the controls that look at pictures only
 NO_INTRINSIC = "none"  # intrinsic of what is measured once per model (Frechet distance)
@@ -93,7 +93,8 @@ class Cell:
         return made
 
     def __str__(self) -> str:
-        return f"{self.model} / {self.intrinsic} / {self.method} / seed {self.seed}"
+        where = "" if self.data == "rooms" else f" / {self.data}"
+        return f"{self.model} / {self.intrinsic} / {self.method}{where} / seed {self.seed}"
 
 
 _FIELDS = {field.name for field in fields(Cell)}

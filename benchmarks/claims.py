@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import time
 from collections.abc import Callable
@@ -67,6 +68,18 @@ def alive(pid: int) -> bool:
     except PermissionError:  # it exists and is another user's
         return True
     return _stat(pid)[:1] not in (["Z"], ["X"])  # killed, though nobody has asked for its exit status
+
+
+def pid_here(writer: str) -> int | None:
+    """The process that HOST.PID names, if it runs, or ran, on this machine, else None."""
+    found = re.fullmatch(rf"{re.escape(machine())}\.([0-9]{{1,9}})", writer)
+    return int(found[1]) if found else None
+
+
+def is_gone(writer: str) -> bool:
+    """Whether HOST.PID names a process of this machine that is gone; of others nothing is known."""
+    pid = pid_here(writer)
+    return pid is not None and not alive(pid)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ LAZY |= {"adapter": ".adapters", "push": ".card"}
 LAZY |= {"data": ".data.command", "draw": ".draw", "label": ".label", "compare": ".compare"}
 LAZY |= {"verify": ".verify"}
 PAPER = "paper"  # what `report` takes beside suites and stores
+INTERRUPTED = 130  # exit status of Ctrl-C
 USER_ERROR = 2  # exit status of what the user can mend, as of click's own usage errors
 
 
@@ -54,6 +55,9 @@ class Commands(click.Group):
             return super().invoke(context)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            sys.exit(INTERRUPTED)
         except UserError as error:
             click.echo(str(error), err=True)
             sys.exit(USER_ERROR)
@@ -94,6 +98,8 @@ def list_models() -> None:
     _columns(rows)
     for name, reason in registry.broken_plugins().items():
         click.echo(f"plugin {name!r} cannot be imported: {reason}", err=True)
+    for name, reason in registry.taken_names().items():
+        click.echo(f"plugin {name!r}: {reason}", err=True)
 
 
 @list_.command("methods")
@@ -215,7 +221,13 @@ def plan(suite: str, workers: int, store: str | None, only: str | None, as_json:
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:N.")
 @click.option("--share", is_flag=True, help="Take over cells that stores beside this one have, as they are.")
 @click.option("--report/--no-report", "reported", default=True, help="Whether to print and write the report.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Fail a cell that is silent so long.")
+@click.option(
+    "--timeout",
+    type=float,
+    metavar="SECONDS",
+    help="Fail a cell that is silent so long; without it half an hour, or twenty times what is "
+    "expected of it if that is longer.",
+)
 @click.option("--deterministic", is_flag=True, help="The same bits on a GPU, too; slower.")
 @click.option("--track", type=click.Choice(["tensorboard", "wandb"]), help="Send losses there, too.")
 @click.option("--engine", type=click.Choice(["local", "ray"]), help="This machine (default), or a cluster.")
@@ -280,14 +292,13 @@ def _report(place: Path) -> None:
 
 def _stores(what: str | None) -> list[Path]:
     """Stores of a suite, a folder, a URL, or all below results/."""
-    from .plan import RESULTS, default_store
+    from .named import named_store
+    from .plan import RESULTS
     from .store import store_at
-    from .suite import load_suite
 
     if what is None:
         return sorted(path.parent for path in RESULTS.glob("*/suite.json"))
-    named = "://" in what or Path(what).is_dir()
-    place = store_at(what if named else default_store(load_suite(what)))
+    place = store_at(named_store(what))
     place.pull()
     place.pull("maps", "samples")
     return [place.folder] if (place.folder / "suite.json").is_file() else []
@@ -305,7 +316,9 @@ def report(suite_or_store: str | None, readme: Path | None) -> None:
 
     `report paper` writes every table and figure of the paper: measured beside published, and its twin.
     """
-    if suite_or_store == PAPER and not Path(PAPER).is_dir():
+    from .named import is_store
+
+    if suite_or_store == PAPER and not is_store(Path(PAPER)):
         _report_paper()
         return
     stores = _stores(suite_or_store)

@@ -11,6 +11,7 @@ import gc
 import json
 import math
 import os
+import re
 import socket
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any
 
 from generators.errors import UserError
 
+from .at_work import read_json
 from .cell import Cell
 from .engine import Message, Slot
 from .files import StoreError
@@ -191,6 +193,16 @@ def _check_gpus(device: str, gpus: float) -> None:
         raise UserError(f"--gpus-per-cell {gpus:g}", wrong, "0.25, 0.5, 1, 2 ...", "--gpus-per-cell 1")
 
 
+def _why_gone(host: str, gone: Mapping[str, str]) -> str:
+    """Why Ray has given up a host, "" if it has not.
+
+    Args:
+        host: as `claims.machine` names it: in a container with eight digits that Ray does not know.
+        gone: reasons by the names that Ray has for hosts.
+    """
+    return gone.get(host) or gone.get(re.sub(r"-[0-9a-f]{8}$", "", host), "")
+
+
 class Task(Slot):
     """One cell of a cluster.
 
@@ -313,11 +325,11 @@ class RayEngine:
 
     def _read(self, cell: Cell) -> str:
         """How far a cell is, as the store says it; without its last sign of life, which is no progress."""
-        try:
-            state = json.loads((self.store.progress / f"{cell.hash}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # it ends, or is being replaced on a file server
+        state = read_json(self.store.progress / f"{cell.hash}.json") or {}  # it ends, or is being replaced
+        if not (isinstance(state.get("host"), str) and isinstance(state.get("share"), int | float)):
             return ""
-        return json.dumps({name: value for name, value in state.items() if name != "at"})
+        told = {name: value for name, value in state.items() if isinstance(value, str | int | float)}
+        return json.dumps(told | {"at": ""})
 
     def _progress(self) -> list[tuple[Slot, Message]]:
         """Signs of life: new ones of what nodes are at; a cell in Ray's queue is waiting, not silent."""
@@ -347,14 +359,15 @@ class RayEngine:
 
     def _heard(self, task: Task, cell: Cell, gone: Mapping[str, str]) -> list[Message]:
         """What is new of one task: that its host is gone, how far it is, or that it waits for a node."""
-        if task.host in gone:
+        if why := _why_gone(task.host, gone):
             task.ref = None
-            return [{"kind": "lost", "reason": f"the node {task.host} is gone: {gone[task.host]}"[:300]}]
+            return [{"kind": "lost", "reason": f"the node {task.host} is gone: {why}"[:300]}]
         text = self._read(cell)
         state = json.loads(text) if text and text != task.said else {}
-        if state and state["host"] not in gone:  # one that is cut off may still be at an earlier attempt
+        # A host that is cut off may still be at an earlier attempt.
+        if state and not _why_gone(state["host"], gone):
             task.said, task.host = text, state["host"]
-            return [{"kind": "progress", "share": state["share"], "phase": state["phase"]}]
+            return [{"kind": "progress", "share": state["share"], "phase": str(state.get("phase", ""))}]
         return [] if task.host else [{"kind": "progress", "share": 0.0, "phase": "queued"}]
 
     def end(self, slot: Slot, dump: bool = False) -> str:

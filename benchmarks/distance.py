@@ -91,8 +91,10 @@ def distance(
     import torch
 
     from .cache import Cache, cache_folder
+    from .devices import check_device
     from .features.sets import gathered
 
+    check_device(device)
     torch.set_num_threads(1)
     asked = _asked(features, resize, size, crop, batch)
     against = _checked(other, reference, save_reference, declare, renders)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -86,13 +87,17 @@ def on_disk(store: Path | None) -> Iterator[Finding]:
     from . import health_stores
 
     cache, patience = health_stores.cache_folder(), None if store else health_stores.PATIENCE
-    folders = [store] if store else [cache, health_stores.RESULTS]
+    results, other = store or health_stores.RESULTS, "--store DIR"
+    folders = {results: other} if store else {cache: health_stores.CACHE_VARIABLE, results: other}
     looks: list[Callable[[], Iterator[Finding]]] = [
         lambda: health_stores.disks(folders),
         lambda: health_stores.clocks(folders),
         lambda: health_stores.stores(health_stores.places(store), patience),
     ]
-    for look in [*looks, *([] if store else [lambda: health_stores.cache(cache)])]:
+    if not store:  # temporary: sessions of Ray, what workers print, the cache of `verify`
+        looks.insert(1, lambda: health_stores.disks({Path(tempfile.gettempdir()): "TMPDIR"}))
+        looks.append(lambda: health_stores.cache(cache))
+    for look in looks:
         yield from safely(look)
 
 

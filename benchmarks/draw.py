@@ -57,7 +57,9 @@ def draw(
     from probes import memory
 
     from .data.drawn.sampler import sampler
+    from .devices import check_device
 
+    check_device(device)
     memory.forget()
     asked = sampler(model, seed, steps, guidance, asked=f"draw {model}")
     drawing = Drawing(asked, out, tuple(told(asked, count, prompts)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import os
 import platform
-import resource
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -30,7 +30,7 @@ from probes.methods import RELATIVE, method, method_fit
 from probes.ranks import Ranks
 from probes.task import Examples, Probe, Task
 
-from . import trackers
+from . import peak, trackers
 from .cache import Cache, cache_folder
 from .cell import NO_MODEL, Cell, Record
 from .data import describe
@@ -77,18 +77,35 @@ class Clock:
 @cache
 def environment(device: str) -> dict[str, Any]:
     """Versions, commit and device of this process."""
-    folder = Path(__file__).parent
-    asked = ["git", "-C", str(folder), "rev-parse", "HEAD"]
-    found = subprocess.run(asked, capture_output=True, text=True, check=False)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else _processor()
     return {
         "python": platform.python_version(),
         **{package: version(package) for package in _PACKAGES},
-        "commit": found.stdout.strip() if found.returncode == 0 else "",
+        "commit": _commit(),
         "device": f"{device} ({name})",
         "threads": torch.get_num_threads(),
         **({"processes": Ranks.here().count} if Ranks.here().count > 1 else {}),
+        **({"convolutions": _convolutions()} if device.startswith("cuda") else {}),
     }
+
+
+def _convolutions() -> str:
+    """How a GPU convolves float32: with TF32's ten bits of mantissa, as PyTorch's default is, or all 23."""
+    with warnings.catch_warnings():  # some versions of torch warn of the name
+        warnings.simplefilter("ignore")
+        return "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"
+
+
+def _commit() -> str:
+    """Of the checkout that this package is; "" if it is installed elsewhere, or there is no git."""
+    root = Path(__file__).parents[1]
+    asked = ["git", "-C", str(root), "rev-parse", "--show-toplevel", "HEAD"]
+    try:
+        found = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    top, _, commit = found.stdout.partition("\n")
+    return commit.strip() if found.returncode == 0 and Path(top).resolve() == root.resolve() else ""
 
 
 def _implementation(generator: Generator | None) -> str:
@@ -138,6 +155,7 @@ def execute(cell: Cell, store: Store, progress: Progress, device: str = "cpu") -
         probes.memory.OutOfMemory: not even one picture at a time fits.
     """
     memory.forget()
+    peak.begin(device)
     with memory.explained(f"compute {cell}"):
         record = _execute(cell, store, trackers.hearing(progress), device)
     if memory.at_once():
@@ -157,9 +175,8 @@ def _execute(cell: Cell, store: Store, progress: Progress, device: str) -> Recor
     else:
         _probe(cell, here, store, clock, record)
     record.seconds = clock.seconds | {"total": round(sum(clock.seconds.values()), 3)}
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     record.environment |= environment(device) | {"implementation": _implementation(here.generator(cell))}
-    record.environment |= {"peak_memory_mib": round(peak), "pid": os.getpid()}
+    record.environment |= peak.peak(device) | {"pid": os.getpid()}
     if cell.model != NO_MODEL:
         from generators import registry
 
@@ -188,11 +205,12 @@ def make_task(cell: Cell, here: Session, clock: Clock) -> Task:
 
     def remember(key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         options = {k: cell.options.get(k) for k in ("noise", "timestep")}
-        full = {"kind": "fitted", "key": key, "weights": cell.weights, "noise seed": cell.seed, **options}
+        full: dict[str, Any] = {"kind": "fitted", "key": key, "model": cell.model, "weights": cell.weights}
+        full |= {"noise seed": cell.seed} | options
         where = {"world": cell.world, "size": cell.size, "train": cell.train, "seed": cell.seed}
         where |= {"train data": [*cell.asked_of("train")], "alignment": cell.alignment}
         where |= {"maps": sorted(train.maps)}
-        return here.cache.get(full | where, compute)
+        return here.kept(full | where, compute)
 
     return Task(
         generator,
@@ -293,14 +311,14 @@ def _keep_maps(cell: Cell, store: Store, prediction: Tensor, test: Examples, rec
         error = angular_error(predicted, truth)
     else:
         error = (predicted - truth).square().mean(1, keepdim=True).sqrt()
-    arrays = {
+    arrays: dict[str, Any] = {
         "picture": ((test.pictures[k] + 1) * 127.5).round().clamp(0, 255).byte().numpy(),
         "truth": truth.half().numpy(),
         "prediction": predicted.half().numpy(),
         "error": error.half().numpy(),
     }
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)
     with atomic(store.maps / f"{cell.hash}.npz") as file:
         file.write(buffer.getvalue())
     record.maps = f"maps/{cell.hash}.npz"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,8 +14,9 @@ from typing import BinaryIO
 
 from generators.errors import UserError
 
-from .claims import alive, machine
+from .claims import is_gone, machine
 
+FORGOTTEN = 7 * 24 * 3600  # seconds after which what nobody has touched is nobody's, whoever wrote it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 
@@ -43,18 +46,41 @@ def storage_error(error: OSError, asked: str, writing: bool = True, option: str 
 
 
 def temporary_name(path: Path) -> Path:
-    """Name to write a file under; it names its writer so that leftovers of the dead are known."""
-    return path.with_name(f".{path.name}.{machine()}.{os.getpid()}.tmp")
+    """Name to write a file under; it names its writer so that leftovers of the dead are known.
+
+    Names of files and of hosts may have dots; no host's has an @.
+    """
+    return path.with_name(f".{path.name}@{machine()}.{os.getpid()}.tmp")
+
+
+def writer_of(name: str) -> str:
+    """HOST.PID of the writer of a temporary file; "" if its name is none, or leaves open where a host begins.
+
+    An earlier version had a dot for the @: there a host begins after what names of a store end in.
+    """
+    if not (name.startswith(".") and name.endswith(".tmp")):
+        return ""
+    _, told, writer = name.removesuffix(".tmp").rpartition("@")
+    if told:
+        return writer
+    earlier = re.fullmatch(r"\..+\.(?:json|npz|png)\.(.+)\.tmp", name)
+    return earlier[1] if earlier else ""
 
 
 def sweep_temporary(folder: Path) -> None:
     """Remove what was written below a folder by processes of this machine that are gone."""
-    here = f".{machine()}."
     for place, folders, files in os.walk(folder):  # it passes over what vanishes meanwhile
         for name in (*folders, *files):
-            pid = name.split(".")[-2] if name.startswith(".") and name.endswith(".tmp") else ""
-            if pid.isdigit() and here in name and not alive(int(pid)):
+            if is_gone(writer_of(name)):
                 discard(Path(place, name))
+
+
+def is_forgotten(path: Path) -> bool:
+    """Whether nobody has touched a file or folder for a week; False if it is not there."""
+    try:
+        return time.time() - path.stat().st_mtime > FORGOTTEN
+    except OSError:
+        return False
 
 
 def _create(path: Path) -> BinaryIO:
@@ -68,6 +94,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_all(path: Path) -> None:
+    """Put a file, or a folder with all that is in it, on the disk: it may have its name then."""
+    for inside in path.iterdir() if path.is_dir() else ():
+        sync_all(inside)
+    sync_folder(path)  # a file is synced as a folder is
 
 
 @contextmanager
@@ -107,13 +140,18 @@ def discard(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill that appears under its name only when it is full, replacing an earlier one."""
+    """An empty folder to fill that appears under its name when it is full and on the disk.
+
+    It replaces an earlier one; raises StoreError if the disk is full or read-only.
+    """
     temporary = temporary_name(path)
     try:
         temporary.mkdir()
         yield temporary
+        sync_all(temporary)
         remove(path)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError as error:
         raise storage_error(error, f"write {path}") or error from error
     finally:

@@ -64,7 +64,7 @@ class Hand(Slot):
         """The next message; "gone" if the process is."""
         try:
             message: Message = json.loads(self.connection.recv_bytes())
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # at its end, or amid a message
             said, status = self.said(), self.close()
             short = status == -signal.SIGKILL and memory_kills() > self.kills
             return {"kind": "gone", "reason": death(status), "log": said, "short": short}

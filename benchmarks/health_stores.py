@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shutil
 import struct
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from generators.checkpoints.download import weights_folder
@@ -18,8 +18,9 @@ from generators.errors import UserError
 from generators.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from generators.plain import parse_json
 
-from .at_work import DAY, DEAD, leftovers, process
-from .claims import LEASE, Claim
+from .at_work import DAY, DEAD, leftovers
+from .claims import LEASE, Claim, is_gone
+from .files import FORGOTTEN, writer_of
 from .health import gigabytes
 from .plan import RESULTS, duration
 from .state import SLACK
@@ -27,10 +28,8 @@ from .store import FOLDERS, Store, corrupt
 
 SCARCE = 2**30  # bytes of free space below which a run is likely to fill the disk
 NONE = 2**20  # bytes that are as good as none
-FORGOTTEN = 7 * DAY  # seconds after which another machine's claim is doubted
 NAMED = 5  # files of one kind that are named one by one
 PATIENCE = 4.0  # seconds for reading records whole, of all stores together, and for the cache
-_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)(-\d+)?\.tmp")
 
 
 def cache_folder() -> Path:
@@ -41,9 +40,13 @@ def cache_folder() -> Path:
 # Room, and the clock.
 
 
-def disks(places: Iterable[Path]) -> Iterator[Finding]:
-    """Free space, and free names, of the disks that some folders are on."""
-    for place in places:
+def disks(places: Mapping[Path, str]) -> Iterator[Finding]:
+    """Free space, and free names, of the disks that some folders are on.
+
+    Args:
+        places: folder to the variable or option that names another one.
+    """
+    for place, other in places.items():
         there = existing(place)
         try:
             free, names = shutil.disk_usage(there).free, os.statvfs(there)
@@ -52,18 +55,18 @@ def disks(places: Iterable[Path]) -> Iterator[Finding]:
                 FAILED, "disk", f"{place}: {error.strerror}", "the disk does not answer", "mount it"
             )
             continue
-        yield room(place, free, names.f_favail if names.f_files else None)
+        yield room(place, other, free, names.f_favail if names.f_files else None)
 
 
-def room(place: Path, free: int, names: int | None) -> Finding:
+def room(place: Path, other: str, free: int, names: int | None) -> Finding:
     """What free bytes, and free names (inodes, None where there is no such limit), mean for a folder."""
     what, text = "disk", f"{gigabytes(free)} free for {place}"
-    cure = f"free some, or use another disk: {CACHE_VARIABLE if place == cache_folder() else '--store DIR'}"
+    cure = f"free some, or use another disk: {other}"
     if names == 0:
         why = "every inode is used: there are too many small files"
         return Finding(FAILED, what, f"no file can be made for {place}", why, cure)
     if free < NONE:
-        return Finding(FAILED, what, f"no space left for {place}", "a run stops at the first record", cure)
+        return Finding(FAILED, what, f"no space left for {place}", "nothing can be written there", cure)
     if free < SCARCE:
         why = "a run with trained adapters and features of pictures takes gigabytes"
         return Finding(WARNING, what, text, why, cure)
@@ -101,7 +104,7 @@ def same_time(place: Path, dated: float, now: float) -> Finding:
 
 
 def cache(folder: Path, patience: float = PATIENCE) -> Iterator[Finding]:
-    """Size of the cache, entries that are broken, and what killed writers left.
+    """Size of the cache and of each folder in it, entries that are broken, and what killed writers left.
 
     Args:
         patience: seconds for looking at it: a large one on a slow disk is looked at in part, which is said.
@@ -113,12 +116,14 @@ def cache(folder: Path, patience: float = PATIENCE) -> Iterator[Finding]:
         yield Finding(FAILED, "cache files", f"{folder} cannot be written", "it belongs to somebody else",
                       f"set {CACHE_VARIABLE} to a folder you may write")  # fmt: skip
         return
-    size = count = unread = 0
+    sizes: Counter[str] = Counter()
+    count = unread = 0
     broken: list[str] = []
     stale: list[Path] = []
     end = time.monotonic() + patience
     for path, stat in files(folder):
-        size, count = size + stat.st_size, count + 1
+        sizes[path.relative_to(folder).parts[0]] += stat.st_size
+        count += 1
         if path.name.endswith(".tmp") and forgotten(path, stat.st_mtime):
             stale.append(path)
         elif path.suffix == ".safetensors" and not path.name.startswith("."):
@@ -128,7 +133,17 @@ def cache(folder: Path, patience: float = PATIENCE) -> Iterator[Finding]:
                 broken.append(f"{path}: {wrong}")
     yield from _cache_findings(folder, broken, stale)
     part = f", {unread} of them not looked at for lack of time" if unread else ""
-    yield Finding(OK, "cache files", f"{folder}: {count} files, {gigabytes(size)}{part}")
+    head = f"{folder}: {count} files, {gigabytes(sizes.total())}{part}"
+    yield Finding(OK, "cache files", "\n".join([head, *_by_folder(sizes)]))
+
+
+def _by_folder(sizes: Counter[str]) -> Iterator[str]:
+    """Bytes of each folder of the cache, the largest first, and which of them may be deleted."""
+    for name, size in sizes.most_common():
+        yield f"  {gigabytes(size):>8}  {name}"
+    if sizes:
+        yield "each may be deleted when no run is at work: weights and data have to be fetched again,"
+        yield "stores, copies of those at a URL, are by themselves, and all else is computed again"
 
 
 def _cache_findings(folder: Path, broken: Sequence[str], stale: Sequence[Path]) -> Iterator[Finding]:
@@ -155,10 +170,8 @@ def files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 def forgotten(path: Path, written: float) -> bool:
     """Whether nobody is writing a temporary file any more: its process is gone, or a week has passed."""
-    found = _TEMPORARY.fullmatch(path.name)
-    if found and f".{os.uname().nodename}." in path.name and process(int(found["pid"])) == DEAD:
-        return True
-    return time.time() - written > FORGOTTEN
+    of_entry = path.name.partition(".safetensors.")[2].rpartition("-")[0]  # without the thread
+    return is_gone(writer_of(path.name) or of_entry) or time.time() - written > FORGOTTEN
 
 
 def damage(path: Path) -> str:

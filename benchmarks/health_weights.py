@@ -15,6 +15,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from generators import registry
 from generators.base import GeneratorSpec
 from generators.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from generators.hub import WEIGHTS_VARIABLE, local_folder, zoo_place
+from generators.weights import ZOO, zoo_file
 
 from .health_stores import some
 from .needs import Need, model_need, size_text
@@ -35,16 +37,23 @@ def families() -> Iterator[Finding]:
         yield family(name, specs)
     for name, why in registry.broken_plugins().items():
         yield Finding(WARNING, f"plugin {name}", "it cannot be imported", why, f"mend or uninstall {name!r}")
+    for name, told in registry.taken_names().items():
+        cure = f"rename it in the plugin, or uninstall {name!r}"
+        yield Finding(WARNING, f"plugin {name}", told, "two models of one name", cure)
 
 
 def family(name: str, specs: Iterable[GeneratorSpec]) -> Finding:
     """One family; models whose weights have to be fetched are no fault."""
     what, specs = f"weights of {name}", list(specs)
-    lost = [reason for spec in specs if spec.embedded and (reason := lacking(spec))]
+    lost = [(spec, reason) for spec in specs if spec.embedded and (reason := lacking(spec))]
     if lost:
+        spec, reason = lost[0]
         why = "the package was copied without its large files"
         cure = "git lfs pull in the repository, or install the package again"
-        return Finding(FAILED, what, lost[0], why, cure)
+        if spec.source and not place(spec).is_relative_to(spec.source):
+            why = f"{WEIGHTS_VARIABLE} is set: the model's folder there stands for the package's, as a whole"
+            cure = f"train that stage, too, or unset {WEIGHTS_VARIABLE}"
+        return Finding(FAILED, what, reason, why, cure)
     needs = [need for spec in specs if (need := model_need(spec.name)) is not None]
     missing = [need for need in needs if not need.here]
     own = sum(spec.embedded for spec in specs)
@@ -64,9 +73,16 @@ def _command(missing: Iterable[Need]) -> str:
     return f"{next(iter(missing)).command} (or the like for another) to have it beforehand"
 
 
+def place(spec: GeneratorSpec) -> Path:
+    """The folder, or the file, that an embedded model is read from: the user's own if there is one."""
+    if "stage" in spec.options and Path(str(spec.source)).is_relative_to(ZOO):
+        return zoo_file(spec)
+    return local_folder(spec) or zoo_place(spec)
+
+
 def lacking(spec: GeneratorSpec) -> str:
     """What an embedded model lacks; "" if its files are there and are no mere pointers."""
-    folder = Path(spec.source or "")
+    folder = place(spec)
     if not folder.exists() and spec.trained == 0:
         return ""  # random weights are drawn, not read
     if not spec.source or not folder.exists():

@@ -100,14 +100,16 @@ def label_into(
     NAME.INTRINSIC.npy (h w c, float32, natural units) and NAME.INTRINSIC.png for every picture; what is
     there from an earlier run with the same settings is kept.
 
-    Raises UserError: nothing of this name; missing weights; or the folder holds files that are not this
-    command's, or of other settings.
+    Raises UserError: nothing of this name; no such device; missing weights; or the folder holds files that
+    are not this command's, or of other settings.
     """
     from probes import memory
 
+    from .devices import check_device
     from .predictors.labeling import check_asked
     from .predictors.registry import describe_predictor, load, on_machine
 
+    check_device(device)
     memory.forget()
     spec = describe_predictor(predictor)
     wanted = tuple(dict.fromkeys(intrinsics)) or spec.intrinsics

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from generators import registry
@@ -35,12 +35,16 @@ RANGES: Mapping[str, tuple[float, float | None]] = {
     "rescale": (0, 1),
     "strength": (0.01, 1),
     "noise_seed": (0, None),
+    "decay": (0, None),
+    "dropped": (0, 1 / 3),
 }
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "variant": ("lora", "dora", "rslora"),
     "labels": ("true", "shuffled"),
     "space": ("w+", "style"),
     "precision": ("float32", "bfloat16"),
+    "schedule": ("cosine", "constant"),
+    "init": ("kaiming", "gaussian"),
     "second": ("", *(name for name in SPACES if name != "rooms")),
 }
 
@@ -75,6 +79,36 @@ def _check_options(cell: Cell, spec: GeneratorSpec | None) -> None:
     if cell.options.get("patch", 1) % 2 == 0:
         asked = f"option patch = {cell.options['patch']} of method {cell.method}"
         raise UserError(asked, "a patch without a middle pixel", "odd sides: 1, 3, 5")
+    if cell.options.get("labels") == "shuffled" and cell.train < 2:
+        asked = f"option labels = 'shuffled' with train = {cell.train}"
+        raise UserError(asked, "there is no other picture whose map it could learn", "", "train = 2 or more")
+
+
+def _check_able(cell: Cell, spec: GeneratorSpec) -> None:
+    """Options that not every model has: a timestep, checkpoints, conditions to drop."""
+    last, timestep = spec.diffusion_steps - 1, cell.options.get("timestep")
+    asked, todo = f"option timestep = {timestep} of {spec.name}", "leave the option out"
+    if timestep is not None and not spec.diffusion_steps:
+        raise UserError(asked, "it is no diffusion model", _models(lambda s: s.diffusion_steps), todo)
+    if timestep is not None and (timestep != int(timestep) or timestep > last):
+        raise UserError(asked, "it is none of its timesteps", f"whole numbers from 0 to {last}", "choose one")
+    if cell.options.get("checkpointing") and not _may_checkpoint(spec):
+        asked = f"option checkpointing = true of {spec.name}"
+        wrong = "its network cannot compute its blocks again"
+        raise UserError(asked, wrong, _models(lambda s: s.diffusion_steps), todo)
+    if "dropped" in cell.options and not spec.asks:
+        asked = f"option dropped = {cell.options['dropped']} of {spec.name}"
+        wrong = "it answers in one step, and is trained with no condition dropped"
+        raise UserError(asked, wrong, _models(lambda s: s.asks), todo)
+
+
+def _may_checkpoint(spec: GeneratorSpec) -> bool:
+    """Whether a network may compute its blocks again: diffusers' can; a plugin's tells when it is trained."""
+    return bool(spec.diffusion_steps) or registry.family_module(spec.name).__name__ not in registry.FAMILIES
+
+
+def _models(have: Callable[[GeneratorSpec], Any]) -> str:
+    return "models that have it: " + ", ".join([s.name for s in registry.specs() if have(s)][:30])
 
 
 def _check_seeds(cell: Cell, spec: GeneratorSpec | None) -> None:
@@ -160,6 +194,8 @@ def check_cell(cell: Cell) -> None:
     for split in ("train", "validation", "test"):
         _check_split(cell, split)
     _check_options(cell, spec)
+    if spec:
+        _check_able(cell, spec)
     _check_seeds(cell, spec)
     _check_draws(cell, spec)
     _check_asks(cell, spec)

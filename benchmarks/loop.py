@@ -154,7 +154,9 @@ class Runner:
             self.show.working(slot.number, cell, 0.0, "starting")
         elif owner is None:
             self.store.release(cell)
-            self.show.finished(slot.number, cell, 0.0)
+            record = self.store.read(cell)
+            reason = record.reason or record.status if record and record.status == "failed" else ""
+            self.show.finished(slot.number, cell, 0.0, reason)
         elif owner.here:
             self.waiting.append(cell)
         else:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from probes.methods import Method, register
 
+from .predictors.registry import identity
+
 NETWORK = Path(__file__).parent / "predictors" / "rooms.safetensors"
 
 PREDICTOR = "rooms-network"  # whose maps the method "predictor" gives unless told otherwise
@@ -20,7 +22,7 @@ register(
     "supervised",
     Method(
         "benchmarks.predictors.rooms:fit",
-        {"network": _network},
+        {"network": identity(PREDICTOR)},
         "picture",
         "supervised",
         control=True,

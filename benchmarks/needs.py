@@ -77,6 +77,8 @@ def model_need(name: str) -> Need | None:
     source = SOURCES.get(name)
     unpublished = source is not None and not (source.urls or source.mirrors)
     command = f"intrinsic-bench fetch {name}" + (" --from FILE" if unpublished else "")
+    if source.non_commercial if source else spec.options.get("non_commercial"):
+        command += " --accept-licence"
     return Need(name, "model", size, spec.licence, _here(spec), command)
 
 

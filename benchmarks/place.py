@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from generators.errors import UserError
 
-from .files import StoreError, sweep_temporary, temporary_name
+from .files import StoreError, sweep_temporary, sync_all, sync_folder, temporary_name
 
 _TRIES = 4  # of a transfer; seconds between them double, from _PAUSE
 _PAUSE = 0.5
@@ -128,9 +128,9 @@ class Place:
         self._try("write", name, lambda: self._write(name, data, "overwrite"))
 
     def write_once(self, name: str, data: bytes) -> None:
-        """Write a file, replacing what is there, and try it no second time; raises OSError."""
+        """Write a file, replacing what is there; once, and without waiting for a disk; raises OSError."""
         with _plainly():
-            self._write(name, data, "overwrite")
+            self._write(name, data, "overwrite", lasting=False)
 
     def upload(self, path: Path, name: str) -> None:
         """Write a file, or a folder with all that is in it, under a name that nobody else writes."""
@@ -138,18 +138,37 @@ class Place:
             inside = f"{name}/{file.relative_to(path).as_posix()}" if path.is_dir() else name
             if file.is_file():
                 self._make_room(inside)
-                self._try("write", inside, partial(self.files.put_file, str(file), self._at(inside)))
+                self._try("write", inside, partial(self._put_file, file, inside))
+
+    def _put_file(self, file: Path, name: str) -> None:
+        self.files.put_file(str(file), self._at(name))
+        if self.local:
+            sync_all(Path(self._at(name)))
+            sync_folder(Path(self._at(name)).parent)
 
     def download(self, name: str, path: Path) -> None:
-        """Read a file, or a folder with all that is in it; raises FileNotFoundError."""
+        """Read a file, or a folder with all that is in it; raises FileNotFoundError.
+
+        StoreError, with nothing written, at a name that leads out of it: an object's name may be any text.
+        """
         found = self._try("list", name, lambda: self.files.find(self._at(name)))
         if not found:
             raise FileNotFoundError(f"{self.url}/{name}")
         root = self._at(name)
-        for file in found:
-            target = path / file[len(root) + 1 :] if file != root else path
+        targets = {file: path / self._inside(file, root) for file in found}
+        for file, target in targets.items():
             target.parent.mkdir(parents=True, exist_ok=True)
             self._try("read", name, partial(self.files.get_file, file, str(target)))
+
+    def _inside(self, file: str, root: str) -> str:
+        """Name of a file relative to the folder it is in; raises StoreError if it leads out of it."""
+        inside = file[len(root) + 1 :]
+        if inside.startswith("/") or ".." in inside.split("/"):
+            wrong = f"an object there is called {file!r}, which leads out of the folder it would be kept in"
+            known = "nothing of it was written here; the records are unaffected"
+            todo = "look at who put it there, then delete it: nothing here ever writes such a name"
+            raise StoreError(f"read {self.url}", wrong, known, todo)
+        return inside
 
     def delete(self, name: str) -> None:
         """Remove a file, or a folder with all that is in it, if it is there."""
@@ -178,9 +197,11 @@ class Place:
         folder = self._at(name).rpartition("/")[0]
         if folder not in self._made:
             self.files.makedirs(folder, exist_ok=True)
+            if self.local and "/" in name:
+                sync_folder(Path(folder).parent)
             self._made.add(folder)
 
-    def _write(self, name: str, data: bytes, mode: str) -> None:
+    def _write(self, name: str, data: bytes, mode: str, lasting: bool = True) -> None:
         path = self._at(name)
         self._make_room(name)
         if not self.local:  # an object is there when it is whole
@@ -190,10 +211,14 @@ class Place:
         temporary = temporary_name(target.with_name(f"{target.name}.{secrets.token_hex(4)}"))
         try:
             self.files.pipe_file(str(temporary), data)
+            if lasting:
+                sync_all(temporary)
             if mode == "create":
                 os.link(temporary, target)
             else:
                 os.replace(temporary, target)
+            if lasting:
+                sync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 

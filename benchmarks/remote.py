@@ -24,7 +24,7 @@ from generators.plain import parse_json
 
 from .cell import Cell, Record
 from .claims import Claim
-from .files import atomic, remove, temporary_name
+from .files import atomic, remove, sync_all, temporary_name
 from .place import Place
 from .record_shape import check_claim
 from .store import FOLDERS, Store, corrupt
@@ -110,6 +110,7 @@ class RemoteStore(Store):
             part.parent.mkdir(parents=True, exist_ok=True)
             try:
                 self.place.download(kept, part)
+                sync_all(part)  # once it is there it is never fetched again
                 os.replace(part, path)
             finally:
                 remove(part)

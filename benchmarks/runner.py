@@ -10,6 +10,7 @@ from typing import Any, overload
 from generators.errors import UserError, unknown
 
 from .cell import Cell, Record
+from .devices import check_device
 from .engine import Engine
 from .hands import LocalEngine
 from .loop import Runner, signals
@@ -69,9 +70,14 @@ def _check(
     track: str = "",
     timeout: float = 0.0,
     address: str = "",
-    **_: Any,
+    gpus_per_cell: float = 1.0,
+    **more: Any,
 ) -> None:
     """Raise UserError for what no run can be asked for."""
+    known = compute.__kwdefaults__ or {}
+    for name in more:
+        if name not in known:
+            raise unknown("option", name, known)
     if workers is not None and workers < 1:
         raise UserError(f"--workers {workers}", "no worker, no work", "at least 1", "--workers 1")
     if overwrite not in OVERWRITE:
@@ -82,22 +88,16 @@ def _check(
         raise UserError(
             f"--address {address}", "the engine 'local' is this machine alone", "", "add: --engine ray"
         )
+    if gpus_per_cell != 1 and engine == "local":
+        wrong = "the engine 'local' has one device for all cells"
+        raise UserError(f"--gpus-per-cell {gpus_per_cell:g}", wrong, "", "add: --engine ray")
     if not 0 <= timeout < float("inf"):
         raise UserError(f"--timeout {timeout:g}", "it is no time", "0: judged by each cell", "--timeout 3600")
     if track:
         from .trackers import check as check_track
 
         check_track(track)
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise unknown("device", device, ("cpu", "cuda", "cuda:0"), "--device cpu")
-    if device != "cpu" and engine == "local":
-        import torch
-
-        count = torch.cuda.device_count()
-        if int(device.partition(":")[2] or 0) >= count:
-            raise UserError(
-                f"device {device}", "it is not there", f"CUDA devices here: {count}", "--device cpu"
-            )
+    check_device(device, here=engine == "local")
 
 
 def _engine(
@@ -145,7 +145,7 @@ def compute(
         gpus_per_cell: with "ray" and a CUDA device.
         show: what the user sees.
     """
-    _check(workers, overwrite, device, engine, track, timeout, address)
+    _check(workers, overwrite, device, engine, track, timeout, address, gpus_per_cell)
     settings = Settings(execute, device, deterministic, track, timeout)
     store.prepare()
     before = store.stamps(cells)  # first: what comes later is another runner's

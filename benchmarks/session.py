@@ -14,19 +14,19 @@ from generators import registry
 from generators.base import Denoiser, Generator
 from generators.errors import UserError
 from generators.random_init import blend_noise
-from probes.intrinsics import RELATIVE_DEPTH, Intrinsic, relative_depth
+from probes.intrinsics import DEPTH_METERS, RELATIVE_DEPTH, Intrinsic, relative_depth
 from probes.memory import portions
 from probes.methods import RELATIVE
 from probes.task import Examples, seed_for
 
 from .cache import Cache
-from .cell import NO_MODEL, Cell
-from .data import DATA, describe, own_pictures, samples
+from .cell import NO_MODEL, PROTOCOL, Cell
+from .data import BLOCK, DATA, describe, own_pictures, samples
 from .data.load import Pictures, groups_of, load_pictures
 from .labels import predicted, world_of
 from .needs import EXACT
+from .predictors.registry import describe_predictor
 
-TRAIN_STRIDE = 100_000  # seed s trains on the pictures from s * TRAIN_STRIDE on
 BATCH = 32
 CHUNK = 500  # training pictures of a large data set that are in memory together
 
@@ -34,7 +34,7 @@ CHUNK = 500  # training pictures of a large data set that are in memory together
 def split_rows(cell: Cell, split: str) -> range:
     """Scenes of a split a cell uses; only the training pictures depend on the seed."""
     if split == "train":
-        return range(cell.seed * TRAIN_STRIDE, cell.seed * TRAIN_STRIDE + cell.train)
+        return range(cell.seed * BLOCK, cell.seed * BLOCK + cell.train)
     return range(getattr(cell, split))
 
 
@@ -57,6 +57,28 @@ def _asked(intrinsic: Intrinsic, pictures: Pictures) -> Examples:
     if intrinsic is RELATIVE_DEPTH:
         maps["depth"] = relative_depth(maps["depth"], mask)
     return Examples(pictures.pictures, maps, mask, groups=pictures.groups)
+
+
+def _check_reach(cell: Cell, intrinsic: Intrinsic, train: Examples) -> None:
+    """Raise UserError if targets would be cut off where the truth is not: depth beyond DEPTH_METERS.
+
+    What this package brings, and what its networks say of pictures, is taken as it is; the linear probe
+    fits the maps themselves.
+    """
+    if intrinsic.name != "depth" or intrinsic is RELATIVE_DEPTH or cell.method == "linear":
+        return
+    data, labels, _ = cell.asked_of("train")
+    if describe_predictor(labels).embedded if predicted(data, labels) else data in DATA:
+        return
+    beyond = train.maps["depth"][(train.maps["depth"] > DEPTH_METERS) & train.mask]
+    if len(beyond):
+        clip = ", or say clip=10 in its name" if data.startswith("diode") and labels == EXACT else ""
+        raise UserError(
+            f"depth of data set {data!r}, labels {labels!r}, alignment {cell.alignment!r}",
+            f"training maps go to {float(beyond.max()):g} m",
+            f"a drawn map ends at {DEPTH_METERS:g} m, and is scored against the whole depth",
+            f'ask for depth without unit: alignment = "{RELATIVE}"{clip}',
+        )
 
 
 def in_parts(cell: Cell) -> bool:
@@ -104,6 +126,13 @@ class Session:
         self._generator: tuple[Any, Generator] | None = None
         self._memory: dict[str, tuple[str, Any]] = {}
 
+    def kept(self, key: Mapping[str, Any], compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """What a network gave, from the cache or computed: never another kind of device's, or protocol's."""
+        device = self.device.partition(":")[0]
+        where = {"device": device} if device != "cpu" else {}
+        protocol = {"protocol": PROTOCOL} if PROTOCOL > 1 else {}
+        return self.cache.get({**key, **where, **protocol}, compute)
+
     def generator(self, cell: Cell) -> Generator | None:
         """The cell's generator, noise blended in and timestep set; None if the cell has no model."""
         if cell.model == NO_MODEL:
@@ -125,6 +154,7 @@ class Session:
         self._generator = None
 
     def _load(self, cell: Cell, noise: float, timestep: int | None) -> Generator:
+        registry.fetch(cell.model)  # on a cluster's node that has not got it
         if registry.identity(cell.model) != cell.weights:
             raise UserError(
                 f"model {cell.model}",
@@ -201,9 +231,8 @@ class Session:
             return label_pictures(labels, found.pictures, [cell.intrinsic], self.device)
 
         full = {"kind": "labels"} | asked | where
-        maps = self._remembered(f"labels {split}", full, lambda: self.cache.get(full, say))
-        everywhere = torch.ones_like(found.mask)
-        return replace(found, maps=maps, mask=everywhere, masks={})
+        maps = self._remembered(f"labels {split}", full, lambda: self.kept(full, say))
+        return replace(found, maps=maps, masks={})
 
     def examples(self, cell: Cell, split: str, intrinsic: Intrinsic) -> Examples:
         """Pictures, truth, codes and encoded targets of a split for the cell's model."""
@@ -225,6 +254,8 @@ class Session:
         plain = _asked(intrinsic, pictures)
         if generator is None:
             return plain
+        if split == "train":
+            _check_reach(cell, intrinsic, plain)
         data, labels, size = cell.asked_of(split)
         frozen: dict[str, Any] = {
             "model": registry.frozen_identity(cell.model),
@@ -253,7 +284,7 @@ class Session:
         if generator is None:
             raise TypeError(f"data set {cell.data} needs a model")
         _check_world(cell)
-        own = describe(cell.data).labels
+        own, labels = describe(cell.data).labels, cell.asked_of(split)[1]
         drawn = {
             "kind": "samples",
             "model": cell.model,
@@ -264,23 +295,24 @@ class Session:
 
         def compute() -> dict[str, Tensor]:
             found = samples.draw(generator, split, rows)
-            return found | (samples.label(found["pictures"]) if cell.labels in own else {})
+            return found | (samples.label(found["pictures"]) if labels in own else {})
 
-        key = drawn | {"labels": cell.labels if cell.labels in own else "", "world": cell.world}
-        seen = samples.examples(self._remembered(f"own {split}", key, lambda: self.cache.get(key, compute)))
+        key = drawn | {"labels": labels if labels in own else "", "world": cell.world}
+        seen = samples.examples(self._remembered(f"own {split}", key, lambda: self.kept(key, compute)))
         pictures = Pictures(seen.pictures, seen.maps, seen.mask, ())
-        if cell.labels not in own:
-            place = {"data": f"{cell.data} of {cell.model}", "size": cell.size} | key
-            pictures = self._predicted(pictures, cell.labels, cell, split, place)
+        if labels not in own:
+            place = {"data": f"{cell.data} of {cell.model} {cell.weights}", "size": cell.size} | key
+            pictures = self._predicted(pictures, labels, cell, split, place)
         seen = replace(_asked(intrinsic, pictures), code=seen.code)
         if split != "train":
             return seen
+        _check_reach(cell, intrinsic, seen)
         maps = seen.maps[intrinsic.name]
 
         def encode(some: slice) -> Tensor:
             return generator.encode(intrinsic.to_picture(maps[some])).cpu()
 
-        encoded = portions(len(maps), len(maps), encode, "encode maps")
+        encoded = portions(len(maps), BATCH, encode, "encode maps")
         return replace(seen, output=torch.cat([output for _, output in encoded]))
 
     def _tensors(
@@ -301,5 +333,5 @@ class Session:
             parts = [found for _, found in portions(len(inputs), BATCH, some, asked)]
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-        found: dict[str, Tensor] = self._remembered(slot, key, lambda: self.cache.get(key, compute))
+        found: dict[str, Tensor] = self._remembered(slot, key, lambda: self.kept(key, compute))
         return found

@@ -11,13 +11,17 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from .claims import PULSE
+from .files import StoreError
 
 if TYPE_CHECKING:
     from .cell import Cell, Record
@@ -94,8 +98,32 @@ def lead(cell: Cell, store: Store, device: str) -> None:
     compute(cell, store, Settings(device=device), lambda message: None)
 
 
-def _failure(cell: Cell, store: Store, error: Exception, seconds: float) -> Record:
-    """Record that a cell came to no number, and why."""
+@contextmanager
+def pulsing(store: Store) -> Iterator[None]:
+    """Say again and again that this process is alive, so that nobody takes its cells over."""
+    over = Event()
+
+    def say() -> None:
+        while True:
+            with suppress(StoreError):  # the way to a remote store is broken: the next one may arrive
+                store.pulse()
+            if over.wait(PULSE):
+                return
+
+    thread = Thread(target=say, name="pulse", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        store.end_pulse()
+
+
+def _failure(
+    cell: Cell, store: Store, error: Exception, seconds: float, before: tuple[int, int] | None
+) -> Record:
+    """Record that a cell came to no number, and why, unless another has written its record since."""
     from .cell import Record
     from .runner import facts_of
     from .worker import reason
@@ -105,7 +133,7 @@ def _failure(cell: Cell, store: Store, error: Exception, seconds: float) -> Reco
     record.log = f"logs/{store.log(cell).name}"
     text = "".join(traceback.format_exception(error))
     store.append_log(cell, f"{cell}\n{record.reason}\n\n{text}")
-    store.write(record)
+    store.publish(store, record, before)
     return record
 
 
@@ -114,7 +142,6 @@ def _same_everywhere(error: Exception) -> bool:
     from generators.errors import UserError
     from probes.fit import Diverged
 
-    from .files import StoreError
     from .worker import Diverged as NoNumber
 
     own = StoreError | MemoryError  # of this process alone: probes.memory.OutOfMemory is both
@@ -123,12 +150,12 @@ def _same_everywhere(error: Exception) -> bool:
 
 def _compute(cell: Cell, store: Store, device: str) -> None:
     """One cell in the first process; raises where the others cannot know that it failed."""
-    started = time.monotonic()
+    started, before = time.monotonic(), store.stamp(cell)
     try:
         lead(cell, store, device)
         click.echo(f"done: {cell}, {time.monotonic() - started:.0f} s")
     except Exception as error:
-        record = _failure(cell, store, error, time.monotonic() - started)
+        record = _failure(cell, store, error, time.monotonic() - started, before)
         click.echo(f"failed: {cell} (log: {store.log(cell)})\n{record.reason}", err=True)
         if not _same_everywhere(error):
             raise
@@ -136,17 +163,24 @@ def _compute(cell: Cell, store: Store, device: str) -> None:
         store.release(cell)
 
 
+def _done(store: Store, cell: Cell) -> bool:
+    record = store.read(cell)
+    return record is not None and record.status == "done"
+
+
 def first_process(cells: Sequence[Cell], store: Store, place: Place) -> None:
     """Compute what the store lacks, telling the others each cell's number before it."""
     for number, cell in enumerate(cells):
-        record = store.read(cell)
-        if record is not None and record.status == "done":
+        if _done(store, cell):
             continue
         owner = store.claim(cell)
         if owner is not None:
             click.echo(f"left out: {cell}: {owner} computes it", err=True)
             continue
-        store.log(cell).unlink(missing_ok=True)  # of an earlier attempt
+        if _done(store, cell):  # another has ended it between the two looks
+            store.release(cell)
+            continue
+        store.forget_log(cell)  # of an earlier attempt
         place.tell(number)
         _compute(cell, store, place.device)
     place.tell(END)
@@ -176,26 +210,35 @@ def _named(place: Place) -> Iterator[None]:
         raise Failed(f"process {place.rank + 1} of {place.count}: {what}") from error
 
 
-def run_together(suite: str, store: Path | None, only: str | None, device: str) -> int:
+def run_together(suite: str, store: str | Path | None, only: str | None, device: str) -> int:
     """Compute a suite with all processes of this run; how many of its cells are not done.
 
-    Raises UserError, as `run`, and Failed with the number of the process.
+    Args:
+        store: folder or URL of the records; None for results/NAME of the suite.
+
+    Raises UserError, as `run`, in every process before they meet, and Failed with the number of one.
     """
-    from .plan import select
+    from .devices import check_device
+    from .needs import refuse_missing
+    from .plan import default_store, select
     from .runner import open_store
+    from .store import store_at
     from .suite import load_suite
 
+    check_device(device)
     loaded = load_suite(suite)
     cells = select(loaded.cells, only)
+    there = store_at(store or default_store(loaded))
+    refuse_missing([cell for cell in cells if not _done(there, cell)])
     with together(device == "cpu") as place, _named(place):
         if not place.first:
             other_process(cells, place)
             return 0
         kept = open_store(loaded, store)
         click.echo(f"{loaded.name}: {len(cells)} cells on {place.count} processes, {place.device}")
-        first_process(cells, kept, place)
-        found = (kept.read(cell) for cell in cells)
-        return sum(record is None or record.status != "done" for record in found)
+        with pulsing(kept):
+            first_process(cells, kept, place)
+        return sum(not _done(kept, cell) for cell in cells)
 
 
 def _device(context: click.Context, parameter: click.Parameter, value: str | None) -> str:
@@ -206,7 +249,7 @@ def _device(context: click.Context, parameter: click.Parameter, value: str | Non
 
 @click.command()
 @click.argument("suite")
-@click.option("--store", type=click.Path(path_type=Path), help="Folder of records; results/SUITE.")
+@click.option("--store", metavar="PLACE", help="Folder, or URL, of the records; results/SUITE.")
 @click.option("--only", metavar="GLOB", help="MODEL/INTRINSIC/METHOD or hash, as in '*/normal/lora'.")
 @click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), callback=_device, help="cuda where there is one."

@@ -15,9 +15,9 @@ from generators.errors import UserError
 
 from .at_work import DEAD, SILENCE, Work
 from .columns import columns
-from .plan import RESULTS, default_store, duration
+from .named import named_store
+from .plan import RESULTS, duration
 from .state import ALL_DONE, AT_WORK, NOBODY, SOME_FAILED, Reader, State, no_store
-from .suite import load_suite
 
 EVERY = 5.0  # seconds between two looks of --watch
 STILL = 60.0  # seconds without progress after which that is said
@@ -77,7 +77,7 @@ def _readers(what: str | None) -> list[Reader]:
         return [Reader(folder) for folder in found]
     if "://" in what:
         return [_elsewhere(what)]
-    return [Reader(Path(what) if Path(what).is_dir() else default_store(load_suite(what)))]
+    return [Reader(Path(named_store(what)))]
 
 
 def _elsewhere(url: str) -> Reader:
@@ -113,7 +113,7 @@ def _watch(readers: Sequence[Reader], every: float, single: bool, as_json: bool)
         if sys.stdout.isatty() and not as_json:
             states = _live(readers, states, every, single)
         else:
-            states = _lines(readers, states, every, single, as_json)
+            states = _lines(readers, states, every, as_json)
     except KeyboardInterrupt:
         states = [reader.look() for reader in readers]
     return worst(states)
@@ -140,9 +140,7 @@ def _live(readers: Sequence[Reader], states: list[State], every: float, single: 
     return states
 
 
-def _lines(
-    readers: Sequence[Reader], states: list[State], every: float, single: bool, as_json: bool
-) -> list[State]:
+def _lines(readers: Sequence[Reader], states: list[State], every: float, as_json: bool) -> list[State]:
     """In a pipe: a line for each store whenever it has changed, or its JSON in one line."""
     said: dict[str, Any] = {}
     while True:

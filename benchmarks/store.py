@@ -24,15 +24,17 @@ from generators.errors import UserError
 from generators.plain import parse_json
 
 from .cell import Cell, Record
-from .claims import Claim, alive, machine, now_text
+from .claims import Claim, alive, is_gone, machine, now_text
 from .files import (
     StoreError,
     atomic,
     atomic_folder,
     discard,
+    is_forgotten,
     remove,
     storage_error,
     sweep_temporary,
+    sync_all,
     sync_folder,
     temporary_name,
 )
@@ -79,11 +81,14 @@ class Store:
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove temporary files and claims whose owner, a process of this machine, is gone."""
+        """Remove temporary files, attempts, claims and pulses of processes of this machine that are gone.
+
+        Of other machines what nobody has touched for a week: pulses, and attempts that have lost.
+        """
         sweep_temporary(self.folder)
-        for path in (self.folder / ATTEMPTS).glob(f"*.{machine()}.*"):
-            pid = path.name.rpartition(".")[2]
-            if pid.isdigit() and not alive(int(pid)):
+        for path in (self.folder / ATTEMPTS).glob("*"):
+            cell, _, writer = path.name.partition(".")
+            if is_gone(writer) or (is_forgotten(path) and self._has_lost(cell)):
                 discard(path)
         self._forget_attempts()
         for path in self.progress.glob("*.json"):
@@ -94,9 +99,15 @@ class Store:
             if owner is not None and owner.dead:
                 self._bury(path)
         for name in self._pulses():
-            host, _, pid = name.removesuffix(".pulse").rpartition(".")
-            if host == f".{machine()}" and pid.isdigit() and not alive(int(pid)):
+            if is_gone(name[1:].removesuffix(".pulse")) or is_forgotten(self.claims / name):
                 self._forget_pulse(name)
+
+    def _has_lost(self, cell: str) -> bool:
+        """Whether an attempt comes too late: the cell has its number, and no sign of life that is new."""
+        sign = self.progress / f"{cell}.json"
+        with suppress(UserError):  # a record that cannot be read is not the sweep's business
+            return self._is_done(cell) and (is_forgotten(sign) or not sign.exists())
+        return False
 
     def pull(self, *folders: str) -> None:
         """Bring the folder up to date with what it mirrors: nothing, if it is no mirror (see .remote)."""
@@ -240,7 +251,7 @@ class Store:
                     _move(attempt.folder / kept, self.folder / kept)
         return True
 
-    def _is_done(self, cell: Cell) -> bool:
+    def _is_done(self, cell: Cell | str) -> bool:
         record = self.read(cell)
         return record is not None and record.status == "done"
 
@@ -368,6 +379,7 @@ class Store:
         temporary = temporary_name(path)
         try:
             temporary.write_text(json.dumps(asdict(Claim.own())), encoding="utf-8")
+            sync_all(temporary)
             os.link(temporary, path)
         except FileExistsError:
             # Where the answer to a link that was made is lost (NFS), the second asking finds it: open(2).

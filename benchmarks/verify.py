@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 IDENTICAL, CLOSE, APART, FAILED = "identical", "within", "apart", "failed"
 STATUS = {IDENTICAL: 0, CLOSE: 0, APART: 1, FAILED: 3}
+KEPT = ("ops", "weights", "data")  # folders of the cache that hold no result: it is compiled, or was fetched
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,16 @@ def choose(records: Sequence[Record], count: int, seed: int) -> list[Record]:
 
 @contextmanager
 def _from_nothing(place: Path) -> Iterator[Store]:
-    """A store without records beside a cache without entries, but for kernels that are compiled already."""
+    """A store without records beside a cache without entries, but for what is compiled or was fetched."""
     from .cache import VARIABLE, cache_folder
     from .store import Store
 
-    compiled, before = cache_folder() / "ops", os.environ.get(VARIABLE)
-    fresh = place / "cache"
+    fresh, before = place / "cache", os.environ.get(VARIABLE)
     fresh.mkdir(parents=True, exist_ok=True)
-    if compiled.is_dir() and not (fresh / "ops").exists():
-        (fresh / "ops").symlink_to(compiled.resolve())
+    for name in KEPT:
+        there = cache_folder() / name
+        if there.is_dir() and not (fresh / name).exists():
+            (fresh / name).symlink_to(there.resolve())
     os.environ[VARIABLE] = str(fresh)
     try:
         yield Store(place / "store")
@@ -128,13 +130,12 @@ def verify_records(
 
 def _done(where: str, only: str | None) -> list[Record]:
     """Records with scores of a suite's store, a folder or a URL; raises UserError if there are none."""
-    from .plan import default_store, select
+    from .named import named_store
+    from .plan import select
     from .report.reading import read_store
     from .store import store_at
-    from .suite import load_suite
 
-    named = "://" in where or Path(where).is_dir()
-    place = store_at(where if named else default_store(load_suite(where)))
+    place = store_at(named_store(where))
     place.pull()
     done = {record.cell.hash: record for record in read_store(place.folder).done}
     if not done:
@@ -173,13 +174,15 @@ def verify(
     Exit status: 0 all are identical or within the tolerance, 1 some are not, 3 some failed, 2 something to
     mend.
     """
+    from .devices import check_device
     from .progress import display
     from .runner import Stopped
 
+    check_device(device)
     records = choose(_done(suite_or_store, only), cells, seed)
     options = {"workers": workers, "device": device} | ({"execute": execute} if execute else {})
     try:
-        with tempfile.TemporaryDirectory() as own:
+        with tempfile.TemporaryDirectory(prefix="intrinsic-bench-verify-") as own:
             found = verify_records(records, keep or Path(own), tolerance, display(), **options)
     except Stopped as stopped:
         more = f"continue with: --keep {keep}" if keep else "with --keep DIR, it could be continued"

@@ -1,4 +1,20 @@
-"""The contract of a generator: what runs in training, what is cached, what space the loss lives in."""
+"""The contract of a generator: what runs in training, what is cached, what space the loss lives in.
+
+A family is a module, built in or a plugin's, with `SPECS`, a list of GeneratorSpec, and
+`load(spec, device) -> Generator`. It may have these functions, too; none of them may load a network:
+
+    identity(spec) -> str         which weights the spec stands for here and now: part of every cell, so that
+                                  other weights are another cell. Without it: the hash of the file or folder
+                                  `source`, or "source@revision", or, of a spec without a source, the hash of
+                                  the module.
+    frozen_identity(spec) -> str  what makes codes and encodes targets: models that agree in it share what is
+                                  cached. Without it: `identity`.
+    on_machine(spec) -> bool      whether `load` needs no network; a run without the weights does not begin.
+                                  Without it: True, unless `source` is an https address.
+    hub_folder(spec) -> Path      fetches the weights where they are not here, for `intrinsic-bench fetch`.
+    count(spec, rank=8) -> dict   numbers by name, "parameters" and "lora_parameters" among them, for `show`
+                                  and the paper's tables.
+"""
 
 from __future__ import annotations
 
@@ -147,6 +163,7 @@ class Denoiser(Generator, Protocol):
         target: Tensor,
         draws: Draws,
         valid: Tensor | None = None,
+        drop: float = 0.05,
     ) -> Tensor:
         """Denoising loss of targets (b c h w) in output space, a scalar.
 
@@ -154,6 +171,7 @@ class Denoiser(Generator, Protocol):
             text: embedding (1 l d), differentiable.
             draws: where timesteps, noise and dropped conditions are from.
             valid: where the targets are valid (b 1 h w) bool, None for everywhere.
+            drop: share of examples without text, without picture, without both.
         """
         ...
 

@@ -55,9 +55,13 @@ def rescaled(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     return guided * (share * factor + (1 - share))
 
 
-def dropped(chance: Tensor) -> tuple[Tensor, Tensor]:
-    """Which examples of uniform numbers (b) lose their text, and which their picture; half of each both."""
-    return chance < 2 * DROPPED, (chance >= DROPPED) & (chance < 3 * DROPPED)
+def dropped(chance: Tensor, share: float = DROPPED) -> tuple[Tensor, Tensor]:
+    """Which examples of uniform numbers (b) lose their text, and which their picture; half of each both.
+
+    Args:
+        share: of examples without text alone, without picture alone, without both; 0 to 1/3.
+    """
+    return chance < 2 * share, (chance >= share) & (chance < 3 * share)
 
 
 def first_step(steps: int, strength: float) -> int:
@@ -138,6 +142,7 @@ class MultiStep:
         target: Tensor,
         draws: Draws,
         valid: Tensor | None = None,
+        drop: float = DROPPED,
     ) -> Tensor:
         """Mean squared error of the predicted noise or velocity of maps' latents (b c h w).
 
@@ -145,6 +150,7 @@ class MultiStep:
             text: (1 l d).
             draws: of timesteps, noise, and which conditions are dropped.
             valid: where the latents are of valid pixels (b 1 h w) bool, None for everywhere.
+            drop: share of examples without text, without picture, without both; 0 to 1/3.
         """
         import torch
         from torch.nn import functional
@@ -156,7 +162,7 @@ class MultiStep:
         noisy = self.noising.add_noise(target, noise, t)
         velocity = self.noising.config["prediction_type"] == "v_prediction"
         wanted = self.noising.get_velocity(target, noise, t) if velocity else noise
-        no_text, no_picture = dropped(chance)
+        no_text, no_picture = dropped(chance, drop)
         asked = torch.where(no_text[:, None, None], self.prompt(""), text)
         picture = self._beside(code).masked_fill(no_picture[:, None, None, None], 0)
         found = self._run(noisy, t, picture, asked)

@@ -167,13 +167,13 @@ def _digest(facts: Mapping[str, Any]) -> str:
 
 
 def identity(spec: GeneratorSpec) -> str:
-    """Hash of the weights' files (or of configuration and seed, or the hub address), protocol and head."""
+    """Hash of the weights' files (or of configuration and seed, or the hub's commit), protocol and head."""
     seed, folder = spec.options.get("random_seed"), local_folder(spec)
     end = f"-{_digest(_protocol(spec))}-head{HEAD_SEED}"
     if seed is not None:
         return f"{_digest(spec.options['config'])}-seed{seed}{end}"
     if folder is None:
-        return f"{spec.source}@{spec.revision or 'main'}{end}"
+        return f"{hub.address(spec)}{end}"
     return hash_files(sorted(p for pattern in FILES for p in folder.glob(pattern))) + end
 
 

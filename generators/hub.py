@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WEIGHTS_VARIABLE = "INTRINSIC_BENCH_WEIGHTS"  # a folder with one folder per model name
+ZOO = Path(__file__).parent / "zoo" / "weights"
 BLOCK = 1 << 22  # bytes read at once
 
 
@@ -28,11 +29,44 @@ def local_folder(spec: GeneratorSpec) -> Path | None:
     for name in (spec.name, spec.options.get("base")):
         if given and name and (Path(given) / name).is_dir():
             return Path(given) / str(name)
-    return Path(spec.source) if spec.source and Path(spec.source).is_dir() else None
+    place = zoo_place(spec) if spec.embedded else Path(spec.source or "")
+    return place if spec.source and place.is_dir() else None
+
+
+def zoo_place(spec: GeneratorSpec) -> Path:
+    """Where the weights of an embedded model are, or would be.
+
+    A model's folder that `zoo train` wrote below $INTRINSIC_BENCH_WEIGHTS stands for the package's, and as a
+    whole: a stage that it lacks is missing, not the package's.
+    """
+    place, given = Path(str(spec.source)), os.environ.get(WEIGHTS_VARIABLE)
+    if given and place.is_relative_to(ZOO):
+        below = place.relative_to(ZOO)
+        return Path(given) / below if (Path(given) / below.parts[0]).is_dir() else place
+    return place
+
+
+def address(spec: GeneratorSpec) -> str:
+    """ "SOURCE@COMMIT" of a model of the hub; of one that was never fetched "SOURCE@REVISION".
+
+    The hub's cache keeps branch and tag as a file refs/NAME that holds the commit; a commit is its own name.
+    """
+    return f"{spec.source}@{_revision(spec)}"
+
+
+def _revision(spec: GeneratorSpec) -> str:
+    """What is loaded and fetched: the commit that the cache has of a branch, else the revision asked for."""
+    from huggingface_hub import constants
+
+    asked, folder = spec.revision or constants.DEFAULT_REVISION, f"models--{spec.source}".replace("/", "--")
+    known = Path(constants.HF_HUB_CACHE) / folder / "refs" / asked
+    return known.read_text(encoding="utf-8").strip() if os.path.isfile(known) else asked
 
 
 def find_folder(spec: GeneratorSpec, patterns: Sequence[str], layout: str) -> Path:
     """The model's folder, fetched from the hub where it is not on this machine.
+
+    A model that was fetched once stays at its commit (see `address`), however the hub's goes on.
 
     Args:
         patterns: files to fetch, as the hub's client matches them.
@@ -49,16 +83,31 @@ def find_folder(spec: GeneratorSpec, patterns: Sequence[str], layout: str) -> Pa
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(str(spec.source), revision=spec.revision, allow_patterns=list(patterns))
+        found = snapshot_download(str(spec.source), revision=_revision(spec), allow_patterns=list(patterns))
     except Exception as error:  # the hub's client has no common base class for what the network can do
+        wrong, todo = _refusal(spec, error)
         raise UserError(
             f"model {spec.name!r}",
-            f"its weights could not be fetched from the hub: {type(error).__name__}: {str(error)[:200]}",
+            f"its weights could not be fetched from the hub: {wrong}: {str(error)[:200]}",
             f"source {spec.source}, licence {spec.licence}",
-            f"connect to the network, or set {WEIGHTS_VARIABLE} to a folder that holds {spec.name}/ "
+            f"{todo}, or set {WEIGHTS_VARIABLE} to a folder that holds a copy as {spec.name}/ "
             f"in the layout of {layout}",
         ) from error
     return Path(found)
+
+
+def _refusal(spec: GeneratorSpec, error: Exception) -> tuple[str, str]:
+    """What the hub's client met, and what to do about it beside using a copy on this machine."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    met = (error, error.__cause__)  # of a snapshot that is there in part the client tells only the cause
+    if any(isinstance(one, GatedRepoError) for one in met):  # a RepositoryNotFoundError, too
+        todo = f"accept the licence on the hub's page of {spec.source} and log in (hf auth login)"
+        return "the repository is gated", todo
+    if any(isinstance(one, RepositoryNotFoundError) for one in met):
+        todo = "log in if you have access to it (hf auth login)"
+        return "the repository was removed or renamed, or is private", todo
+    return type(error).__name__, "connect to the network"
 
 
 def on_machine(spec: GeneratorSpec, files: Sequence[str]) -> bool:

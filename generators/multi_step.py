@@ -233,7 +233,7 @@ def identity(spec: GeneratorSpec) -> str:
 def _lent_hash(lender: GeneratorSpec) -> str:
     folder = local_folder(lender)
     if folder is None:
-        return f"{lender.source}@{lender.revision or 'main'}"
+        return hub.address(lender)
     path = _first_convolution(lender, folder)
     if not path.is_file():
         raise not_installed(lender.name, "/".join(path.parts[-3:]))

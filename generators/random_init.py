@@ -10,15 +10,16 @@ if TYPE_CHECKING:
 
 
 def reinitialized(network: nn.Module, seed: int) -> nn.Module:
-    """A copy whose every layer was reset by its own `reset_parameters`, in order, from one seed.
+    """A copy on the CPU whose every layer was reset by its own `reset_parameters`, in order, from one seed.
 
+    On the CPU whatever device the network is on: a GPU draws other numbers from the same seed.
     A module with a method `reinitialize` resets itself and all below it: transformers' models and StyleGAN2
     have rules of their own for that. Raises ValueError if parameters belong to a module that cannot reset
     them.
     """
     import torch
 
-    fresh = copy.deepcopy(network)
+    fresh = copy.deepcopy(network).cpu()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         _reset("network", fresh, set())
@@ -64,7 +65,7 @@ def blend_noise(network: nn.Module, share: float, seed: int, head: str = "") -> 
     moving += [
         (name, buffer)
         for name, buffer in network.named_buffers()
-        if buffer.is_floating_point() and not torch.equal(buffer, news[name])
+        if buffer.is_floating_point() and not torch.equal(buffer, news[name].to(buffer))
     ]
     with torch.no_grad():
         for name, old in moving:

@@ -1,7 +1,7 @@
 """Names to generators, lazily: built-in families, then plugins by entry point.
 
-A family is a module with `SPECS` (a list of GeneratorSpec) and `load(spec, device)`. Listing
-imports families but neither torch nor diffusers.
+A family is a module with `SPECS` (a list of GeneratorSpec), `load(spec, device)`, and what else
+`generators.base` says it may have. Listing imports families but neither torch nor diffusers.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ def _builtin() -> dict[str, tuple[GeneratorSpec, str]]:
 
 
 @cache
-def _plugins() -> tuple[dict[str, tuple[GeneratorSpec, str]], dict[str, str]]:
-    """Specs of plugins by name, and the reasons of those that could not be imported."""
+def _plugins() -> tuple[dict[str, tuple[GeneratorSpec, str]], dict[str, str], dict[str, str]]:
+    """Specs of plugins by name, why some could not be imported, and which models others leave no name."""
     found: dict[str, tuple[GeneratorSpec, str]] = {}
     broken: dict[str, str] = {}
+    taken: dict[str, list[str]] = {}
+    owners = dict.fromkeys(_builtin(), "a built-in model")
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
             module = _family(entry.load(), entry)
@@ -48,8 +50,13 @@ def _plugins() -> tuple[dict[str, tuple[GeneratorSpec, str]], dict[str, str]]:
             broken[entry.name] = f"{type(error).__name__}: {error}"
             continue
         for spec in module.SPECS:
-            found.setdefault(spec.name, (spec, entry.value))
-    return found, broken
+            if spec.name in owners:
+                told = f"its model {spec.name!r} is left out: {owners[spec.name]} has that name"
+                taken.setdefault(entry.name, []).append(told)
+                continue
+            found[spec.name] = (spec, entry.value)
+            owners[spec.name] = f"one of the plugin {entry.name!r}"
+    return found, broken, {name: "; ".join(told) for name, told in taken.items()}
 
 
 def _family(module: ModuleType, entry: EntryPoint) -> ModuleType:
@@ -73,10 +80,15 @@ def broken_plugins() -> dict[str, str]:
     return dict(_plugins()[1])
 
 
+def taken_names() -> dict[str, str]:
+    """Entry point name to the plugin's models that are left out because others have their names."""
+    return dict(_plugins()[2])
+
+
 def _find(name: str) -> tuple[GeneratorSpec, str]:
     if name in _builtin():
         return _builtin()[name]
-    plugins, broken = _plugins()
+    plugins, broken = _plugins()[:2]
     if name in plugins:
         return plugins[name]
     family = name.split(".")[0]
@@ -121,19 +133,28 @@ def _visible(folder: Path) -> list[Path]:
 def identity(name: str) -> str:
     """Which weights a name stands for here and now, without loading them.
 
-    What the family's own `identity(spec)` says; else the hash of the files below `spec.source`, if
-    that is a folder; else "source@revision"; else, for a generator whose module alone makes it,
-    the hash of that module.
+    What the family's own `identity(spec)` says; else the hash of the file `spec.source`, or of the files
+    below it, if that is a file or folder; else "source@revision"; else, for a generator whose module alone
+    makes it, the hash of that module.
     """
     found, module = spec(name), family_module(name)
     if hasattr(module, "identity"):
         return str(module.identity(found))
     if found.source is None:
         return _hash_files([Path(str(module.__file__))], Path(str(module.__file__)).parent)
-    folder = Path(found.source)
-    if folder.is_dir():
-        return _hash_files(_visible(folder), folder)
+    place = Path(found.source)
+    if place.is_dir():
+        return _hash_files(_visible(place), place)
+    if place.is_file():
+        return _hash_files([place], place.parent)
     return f"{found.source}@{found.revision}"
+
+
+def fetch(name: str) -> None:
+    """Fetch a model's folder from the hub if it is not on this machine: its identity is known only then."""
+    module, found = family_module(name), spec(name)
+    if hasattr(module, "hub_folder") and not module.on_machine(found):
+        module.hub_folder(found)
 
 
 def load(name: str, device: str = "cpu") -> Generator:

@@ -152,10 +152,10 @@ def _parts(spec: GeneratorSpec) -> tuple[str, ...]:
 
 
 def digest(spec: GeneratorSpec, parts: Sequence[str], without_weights: str = "") -> str:
-    """Hash of the files of the parts, or the hub address where they are not on this machine."""
+    """Hash of the files of the parts of a folder of one's own, else address and commit of the hub."""
     folder = local_folder(spec)
     if folder is None:
-        return f"{spec.source}@{spec.revision or 'main'}#{spec.options.get('random_seed')}"
+        return f"{hub.address(spec)}#{spec.options.get('random_seed')}"
     files = [p for part in parts for p in _files(folder, part, weights=part != without_weights)]
     return hash_files(files)
 
@@ -342,6 +342,10 @@ class SingleStep:
             with torch.no_grad(), torch.autocast(torch.device(self.device).type, enabled=False):
                 self._texts[prompt] = self._embed_text([prompt])
         return self._texts[prompt]
+
+    def forget_texts(self) -> None:
+        """Let every prompt be embedded anew."""
+        self._texts.clear()
 
     def _token_ids(self, prompts: Sequence[str]) -> Tensor:
         found: Tensor = self.tokenizer(

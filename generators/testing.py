@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -41,9 +42,10 @@ def check_generator(asked: str | Generator) -> list[str]:
     if not isinstance(asked, str):
         return _check(asked)
     found: list[str] = []
-    for label, load in _loaders(asked):
-        found += [f"{label}: {sentence}" for sentence in _check_loader(load)]
-    return found
+    with _path_as_before():
+        for label, load in _loaders(asked):
+            found += [f"{label}: {sentence}" for sentence in _check_loader(load)]
+    return found or list(_unnamed(asked))
 
 
 def assert_generator(asked: str | Generator) -> None:
@@ -65,6 +67,17 @@ def _loaders(asked: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield from _module_loaders(asked, no_name)
     else:
         yield asked, lambda: registry.load(asked)
+
+
+@contextmanager
+def _path_as_before() -> Iterator[None]:
+    """Take the working folder out of where modules are searched, unless it was there."""
+    here, before = os.getcwd(), [*sys.path]
+    try:
+        yield
+    finally:
+        if here not in before and here in sys.path:
+            sys.path.remove(here)
 
 
 def _module_loaders(asked: str, no_name: UserError) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -105,6 +118,22 @@ def _check_loader(load: Callable[[], Any]) -> list[str]:
     except Exception as error:
         return [f"cannot be loaded: {type(error).__name__}: {error}"]
     return _check(generator)
+
+
+def _unnamed(asked: str) -> Iterator[str]:
+    """Specs whose weights no record could tell from others: those of a hub id are the newest there."""
+    from . import registry
+
+    module = sys.modules.get(asked) or registry.family_module(asked)
+    specs = module.SPECS if asked in sys.modules else [registry.spec(asked)]
+    for spec in specs:
+        source = spec.source or ""
+        on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not os.path.exists(source)
+        if on_hub and not spec.revision and not hasattr(module, "identity"):
+            yield (
+                f"{spec.name}: spec.source is the hub id {source!r} without spec.revision, and there is "
+                "no identity(spec): the weights may change, and records would not tell"
+            )
 
 
 # The checks, each a function from a generator to sentences.

@@ -102,8 +102,13 @@ def _zoo(tag: str, trained: float, control: str = "") -> GeneratorSpec:
     )
 
 
-def _published(tag: str, class_name: str, config: Mapping[str, Any], **fields: Any) -> GeneratorSpec:
-    """A published model; `config` counts its parameters without weights, a file brings its own."""
+def _published(
+    tag: str, class_name: str, config: Mapping[str, Any], top_k: int | None = None, **fields: Any
+) -> GeneratorSpec:
+    """A published model; `config` counts its parameters without weights, a file brings its own.
+
+    FFHQ's published samples are drawn with k = 250 (taming's README: what sample_fast.py does by default).
+    """
     source = SOURCES[f"vqgan.{tag}"]
     draws = class_name == CLASS
     return GeneratorSpec(
@@ -118,7 +123,8 @@ def _published(tag: str, class_name: str, config: Mapping[str, Any], **fields: A
         citation="Esser et al. 2021",
         lora_targets=ATTENTION,
         target_sets=TARGET_SETS,
-        options={"class": class_name, "config": config, "sha256": source.sha256},
+        options={"class": class_name, "config": config, "sha256": source.sha256}
+        | ({"top_k": top_k} if top_k else {}),
         **fields,
     )
 
@@ -130,6 +136,7 @@ SPECS = [
         "ffhq256",
         CLASS,
         FFHQ256,
+        top_k=250,
         title="VQGAN FFHQ-256",
         domain="faces",
         fid=(9.6, "torch-fidelity, against train"),

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from .base import GeneratorSpec
-from .errors import not_installed
-
-ZOO = Path(__file__).parent / "zoo" / "weights"
+from .errors import UserError, not_installed
+from .hub import WEIGHTS_VARIABLE, zoo_place
+from .hub import ZOO as ZOO
 
 
 @cache
@@ -31,7 +31,7 @@ def file_hash(path: Path) -> str:
 
 def zoo_file(spec: GeneratorSpec) -> Path:
     """The file of a trained zoo model."""
-    return Path(str(spec.source)) / f"{spec.options['stage']}.safetensors"
+    return zoo_place(spec) / f"{spec.options['stage']}.safetensors"
 
 
 def weights_file(spec: GeneratorSpec) -> Path | None:
@@ -69,6 +69,13 @@ def find_weights(spec: GeneratorSpec) -> Path:
     path = weights_file(spec)
     if path is not None:
         return path
+    if spec.embedded and not zoo_file(spec).is_relative_to(ZOO):
+        raise UserError(
+            f"model {spec.name!r}",
+            f"the folder that stands for the package's weights lacks it: {WEIGHTS_VARIABLE} is set",
+            f"expected: {zoo_file(spec)}",
+            "train that stage, too, or unset the variable",
+        )
     if spec.embedded:
         raise not_installed(spec.name, "/".join(zoo_file(spec).parts[-2:]))
     from .checkpoints.download import required_path

@@ -21,6 +21,7 @@ from generators.errors import UserError
 from generators.plain import parse_json
 
 from .intrinsics import intrinsic
+from .methods import RELATIVE
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 FACTS = "intrinsic-bench.json"
 LORA, CONFIG, NETWORK = "adapter_model.safetensors", "adapter_config.json", "network.safetensors"
 PREFIX = "base_model.model."  # of every key that peft saves
+AXES = ("ours", "omnidata")  # of normals as an adapter draws them; benchmarks.data.axes says which they are
+# Facts of imported adapters that a file holds only where they differ from this.
+LATER: dict[str, Any] = {"axes": "ours", "relative": False}
 _FOLDER = f"an adapter is a folder with {FACTS} and {LORA} + {CONFIG}, or {NETWORK}"
 _AGAIN = "train it again, or copy the whole folder again"
 
@@ -44,6 +48,8 @@ class AdapterFacts:
         options: of the method; how the model has to be asked (timestep) is among them.
         source: where it was imported from; "" for one trained here.
         cell: the whole cell, for one trained here.
+        axes: of the normals it draws, one of AXES; one trained here draws ours.
+        relative: of one that was imported, whether it draws depth without unit (probes.intrinsics).
     """
 
     model: str
@@ -53,11 +59,13 @@ class AdapterFacts:
     options: Mapping[str, Any]
     source: str = ""
     cell: Mapping[str, Any] | None = None
+    axes: str = "ours"
+    relative: bool = False
 
     @property
     def alignment(self) -> str:
-        """Of the depth it draws (see probes.intrinsics.intrinsic); "none" where its training is unknown."""
-        return str((self.cell or {}).get("alignment", "none"))
+        """Of the depth it draws (see probes.intrinsics.intrinsic); "none" for meters."""
+        return RELATIVE if self.relative else str((self.cell or {}).get("alignment", "none"))
 
 
 # Facts.
@@ -65,7 +73,8 @@ class AdapterFacts:
 
 def write_facts(folder: Path, facts: AdapterFacts) -> None:
     """Write the facts beside the weights; whatever happens, no half file is left."""
-    text = json.dumps(asdict(facts), indent=1, allow_nan=False, default=dict) + "\n"
+    said = {name: value for name, value in asdict(facts).items() if name not in LATER or value != LATER[name]}
+    text = json.dumps(said, indent=1, allow_nan=False, default=dict) + "\n"
     temporary = folder / f".{FACTS}.{os.getpid()}.tmp"
     try:
         temporary.write_text(text, encoding="utf-8")
@@ -120,11 +129,28 @@ def _facts(folder: Path, said: Mapping[str, Any]) -> AdapterFacts:
     for key in ("model", "weights", "intrinsic", "method", "options"):
         if key not in said:
             raise _error(folder, f"{FACTS} lacks {key!r}")
+    kinds: dict[str, type] = {"options": dict, "cell": dict, "relative": bool}
     for key, value in said.items():
-        kind = dict if key in ("options", "cell") else str
+        kind = kinds.get(key, str)
         if not isinstance(value, kind) and not (key == "cell" and value is None):
             raise _error(folder, f"{key!r} in {FACTS} is {str(value)[:60]!r}, not a {kind.__name__}")
-    return AdapterFacts(**said)
+    facts = AdapterFacts(**said)
+    _check_drawn(folder, facts)
+    return facts
+
+
+def _check_drawn(folder: Path, facts: AdapterFacts) -> None:
+    """Raise UserError unless what is said of axes and of relative depth can be true of the adapter."""
+    of = {"axes": "normal", "relative": "depth"}
+    for name, usual in LATER.items():
+        value = getattr(facts, name)
+        wrong = f"{FACTS} says {name} = {str(value)[:60]!r} of {facts.intrinsic[:60]}"
+        if value != usual and facts.intrinsic != of[name]:
+            raise _error(folder, wrong, known=f"only {of[name]} has it")
+        if value != usual and facts.cell is not None:
+            raise _error(folder, f"{wrong}, trained here", known="its cell says what it draws")
+        if name == "axes" and value not in AXES:
+            raise _error(folder, wrong, known=", ".join(AXES))
 
 
 # Weights.
@@ -164,7 +190,7 @@ def read_tensors(folder: Path, path: Path) -> dict[str, Tensor]:
 
 
 def check_base(facts: AdapterFacts, name: str) -> None:
-    """Raise UserError unless the model of a name is the one an adapter was trained on.
+    """Raise UserError unless the model of a name, fetched if need be, is the one an adapter was trained on.
 
     Of an imported adapter the weights are unknown: then the family must be the same, and the shapes are
     checked when it is put on.
@@ -179,6 +205,7 @@ def check_base(facts: AdapterFacts, name: str) -> None:
     base = f"its base is {facts.model} with the weights {facts.weights}"
     if registry.spec(name).name != facts.model:
         raise UserError(asked, "it was trained on another model", base, f"name the model {facts.model}")
+    registry.fetch(name)
     here = registry.identity(name)
     if here != facts.weights:
         raise UserError(

@@ -27,12 +27,16 @@ class ConstantProbe:
     steps_per_second = None
 
     def __init__(self, intrinsic: Intrinsic, mean: Tensor) -> None:
-        self.mean = natural(intrinsic, mean)
+        self.intrinsic, self.mean = intrinsic, natural(intrinsic, mean)
         self.parameters, self.details = mean.numel(), dict[str, Any]()
 
     def predict(self, examples: Examples) -> Tensor:
-        """The mean map for every picture (n c h w)."""
-        return self.mean.expand(len(examples), -1, -1, -1).clone()
+        """The mean map for every picture (n c h w), resized bilinearly for pictures of another size."""
+        mean, size = self.mean, examples.mask.shape[2:]
+        if mean.shape[2:] != size:
+            mean = functional.interpolate(mean, size=size, mode="bilinear", align_corners=False)
+            mean = natural(self.intrinsic, mean)
+        return mean.expand(len(examples), -1, -1, -1).clone()
 
     def save(self, folder: Path) -> None:
         """Write constant.safetensors."""

@@ -26,7 +26,9 @@ class FinetunedProbe(TrainedProbe):
     def __init__(self, task: Task) -> None:
         network = task.model.network
         self.network = network
-        self.before = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        self.before = {
+            name: value.detach().to("cpu", copy=True) for name, value in network.state_dict().items()
+        }
         network.requires_grad_(True)
         try:
             parameters, head = split_head(network, task.model.spec.head)

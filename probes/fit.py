@@ -35,8 +35,10 @@ class Diverged(RuntimeError):
     """Training gave a loss or a weight that is not finite."""
 
 
-def schedule(step: int, steps: int) -> float:
-    """Factor on the learning rate: linear warm-up, then half a cosine to zero."""
+def schedule(step: int, steps: int, kind: str = "cosine") -> float:
+    """Factor on the learning rate: linear warm-up, then half a cosine to zero; 1 of the kind "constant"."""
+    if kind == "constant":
+        return 1.0
     warm = max(1, round(WARMUP * steps))
     if step < warm:
         return (step + 1) / warm
@@ -77,7 +79,8 @@ def loss_of(task: Task, forward: Forward, question: Callable[[], Tensor] | None 
     if isinstance(generator, Denoiser):
         denoiser = generator
         asked = question or (lambda: denoiser.question(intrinsic.name))
-        return lambda code, target, draws, *valid: denoiser.loss(code, asked(), target, draws, *valid)
+        more: dict[str, Any] = {"drop": task.options["dropped"]} if "dropped" in task.options else {}
+        return lambda code, target, draws, *valid: denoiser.loss(code, asked(), target, draws, *valid, **more)
 
     def loss(code: Mapping[str, Tensor], target: Tensor, draws: Draws, valid: Tensor | None = None) -> Tensor:
         output = forward(code, intrinsic.name).float()  # no matter in which precision the network ran
@@ -146,7 +149,7 @@ def _descend(
     random = stream(task.seed, "denoising")
     rows_of = batches(len(targets), int(options["batch"]), steps, stream(task.seed, "batches"))
     losses = Losses(1 if device.type == "cpu" else LOOK, partial(_refuse, options), task.track)
-    optimizer = optimizer_for(parameters, float(options["rate"]))
+    optimizer = optimizer_for(parameters, float(options["rate"]), float(options.get("decay", 0.0)))
     feed, weight = Feed(task.train.code, targets, device, valid), _weights(len(targets), valid)
 
     def gradients(rows: Tensor, share: slice, before: Tensor) -> Tensor:
@@ -167,7 +170,7 @@ def _descend(
     started = time.monotonic()
     for step, rows in enumerate(rows_of):
         for group in optimizer.param_groups:
-            group["lr"] = float(options["rate"]) * schedule(step, steps)
+            group["lr"] = float(options["rate"]) * schedule(step, steps, options.get("schedule", "cosine"))
         share, before = ranks.share(len(rows)), random.get_state()
         while isinstance(loss := attempt(partial(gradients, rows, share, before)), Short):
             parts.halve(share.stop - share.start, step, asked, loss.said)
@@ -239,9 +242,12 @@ def validation_error(task: Task, forward: Forward | None = None) -> float:
 def train_or_recall(
     task: Task, parameters: list[nn.Parameter], loss_function: Loss
 ) -> tuple[dict[str, Any], float]:
-    """`train`, but once for all cells of a denoiser that differ in how it samples alone."""
+    """`train`, but once for all cells of a denoiser that differ in how it samples alone.
+
+    Processes that train together do not recall: each may have a cache of its own, and all or none must train.
+    """
     asks = task.model.spec.asks
-    if not asks:
+    if not asks or Ranks.here().count > 1:
         return train(task, parameters, loss_function)
 
     def compute() -> dict[str, Tensor]:

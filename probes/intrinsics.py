@@ -95,9 +95,10 @@ def relative_depth(depth: Tensor, mask: Tensor) -> Tensor:
     """Depth (b 1 h w) in meters as a number without unit, 1 at the nearest valid pixel, 0 at the farthest.
 
     Per picture, over the pixels of the mask (b 1 h w): clipped to NEAREST and to the lesser of FARTHEST and
-    the 99th percentile, brought to [0, 1] and turned round. So do the authors' published loader of DIODE
-    (the paper states none), which takes the percentile over invalid pixels, too. A flat picture is all 1,
-    and so is what the mask leaves out.
+    the 99th percentile, brought to [0, 1] and turned round. The steps are those of the authors' published
+    loader of DIODE (the paper states none). It takes both ends over the whole map, before it is cropped, and
+    over invalid pixels, too: where those are 0, its nearest pixel is at NEAREST, so its numbers differ from
+    these. A flat picture is all 1, and so is what the mask leaves out.
     """
     found = torch.ones_like(depth)
     for picture, seen, out in zip(depth, mask, found, strict=True):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -216,16 +217,19 @@ def _moments(task: Task) -> dict[str, Tensor]:
         task.progress(SUMMED * (before + count) / len(task.train))
 
     if task.parts is not None:
+        if task.options["labels"] == "shuffled":
+            raise ValueError("maps of other pictures cannot be asked for part by part: give all at once")
         found: dict[str, Tensor] = {}
         for part in task.parts():
             for name, value in accumulate(task.model, part, stacked_targets(part), seen).items():
                 found[name] = found[name] + value if name in found else value
             before += len(part)
         return found
-    labels = stacked_targets(task.train)
-    if task.options["labels"] == "shuffled":
-        labels = labels[shuffled(len(labels), stream(task.seed, "labels"))]
-    return accumulate(task.model, task.train, labels, seen)
+    train, labels = task.train, stacked_targets(task.train)
+    if task.options["labels"] == "shuffled":  # a map goes with where it is valid
+        order = shuffled(len(labels), stream(task.seed, "labels"))
+        train, labels = replace(train, mask=train.mask[order]), labels[order]
+    return accumulate(task.model, train, labels, seen)
 
 
 def _choose(task: Task, moments: dict[str, Moments]) -> LinearProbe:

@@ -20,6 +20,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dora": {"use_dora": True},
     "rslora": {"use_rslora": True},
 }
+# How the matrix A starts, as peft calls it: Kaiming's uniform numbers, or normal ones of deviation 1 / rank,
+# as in the paper's code. B starts at zero.
+INITIAL: dict[str, bool | str] = {"kaiming": True, "gaussian": "gaussian"}
 
 
 def target_pattern(generator: Generator, targets: str) -> str:
@@ -75,12 +78,16 @@ class LoraProbe(TrainedProbe):
         _check(generator, rank, task.options["targets"], pattern)
         if task.options["variant"] not in VARIANTS:
             raise unknown("LoRA variant", task.options["variant"], VARIANTS)
+        initial = task.options.get("init", "kaiming")
+        if initial not in INITIAL:
+            raise unknown("initialization of LoRA", initial, INITIAL)
         head = generator.spec.head
         self.head = (head, generator.network.get_submodule(head)) if head else None
         config = LoraConfig(
             r=rank,
             lora_alpha=rank,  # scale 1, as in the paper's code
             target_modules=pattern,
+            init_lora_weights=INITIAL[initial],
             modules_to_save=[head] if head else None,  # peft trains a copy of it and saves it
             **VARIANTS[task.options["variant"]],
         )

@@ -32,6 +32,8 @@ SAID = (
     "std::bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # others fill the device: no memory for a handle
+    "unable to find an engine to execute this computation",  # cuDNN: no plan has room for its workspace
     "ALLOCATION_FAILED",  # of the device or of the host, since cuDNN 9
     REFUSED,
     "could not create a memory",

@@ -15,7 +15,7 @@ RELATIVE = "unit"  # alignment of cells that ask for depth without unit: probes.
 TRAINING: dict[str, Any] = {
     "steps": 200,  # optimizer steps
     "batch": 16,  # pictures per step
-    "rate": 1e-3,  # AdamW learning rate; linear warm-up over the first 5 % of the steps
+    "rate": 1e-3,  # AdamW learning rate, at its greatest; see "schedule" in EXTRAS
     "timestep": None,  # of a diffusion model; None for the model's own protocol
     "noise": 0.0,  # share of random-init weights blended into the model's before anything else
 }
@@ -32,6 +32,12 @@ EXTRAS: dict[str, Any] = {  # of every method that trains a network; see Method.
     "precision": "float32",  # "bfloat16": products in it, adapters and loss in float32
     "checkpointing": False,  # compute blocks again in the backward pass: less memory, more time
     "compile": False,  # torch.compile of the network's forward pass
+    "schedule": "cosine",  # of the rate: up over the first 5 % of the steps, down to zero; or "constant"
+    "decay": 0.0,  # AdamW's weight decay
+    "dropped": 0.05,  # of a model that samples: share of examples without text, without picture, without both
+}
+ADAPTED: dict[str, Any] = EXTRAS | {  # of the methods that train an adapter
+    "init": "kaiming",  # of its first matrix: uniform, as peft's own; "gaussian": deviation 1 / rank
 }
 
 
@@ -73,7 +79,7 @@ METHODS: dict[str, Method] = {
         "model",
         "LoRA",
         forwards=True,
-        extras=EXTRAS,
+        extras=ADAPTED,
     ),
     "linear": Method(
         "probes.linear:fit",
@@ -107,7 +113,7 @@ METHODS: dict[str, Method] = {
         seeds=True,
     ),
     "sdedit": Method(
-        "probes.lora:fit", LORA, "model", "SDEdit", forwards=True, asks="strength", extras=EXTRAS
+        "probes.lora:fit", LORA, "model", "SDEdit", forwards=True, asks="strength", extras=ADAPTED
     ),
     "textual_inversion": Method(
         "probes.editing:fit_textual_inversion",

@@ -146,10 +146,12 @@ def autocast(network: nn.Module, options: Mapping[str, Any]) -> torch.autocast:
     return torch.autocast(device_of(network).type, torch.bfloat16, enabled=low)
 
 
-def optimizer_for(parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.Optimizer:
-    """AdamW without weight decay, one fused kernel where the parameters are on a CUDA device."""
+def optimizer_for(
+    parameters: Sequence[nn.Parameter], rate: float, decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """AdamW, one fused kernel where the parameters are on a CUDA device."""
     fused = True if parameters[0].is_cuda else None
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=fused)
+    return torch.optim.AdamW(parameters, lr=rate, weight_decay=decay, fused=fused)
 
 
 class Feed:

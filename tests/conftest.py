@@ -1,4 +1,4 @@
-"""One thread, no network, no window; tests marked `gpu` and `weights` run where these exist."""
+"""One thread, no network, no window; tests marked `gpu` run where there is one."""
 
 import os
 from collections.abc import Iterator
@@ -27,11 +27,15 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: the last one that a process takes is a short one."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu"):
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
-    if item.get_closest_marker("weights") and not os.environ.get("INTRINSIC_BENCH_WEIGHTS"):
-        pytest.skip("INTRINSIC_BENCH_WEIGHTS does not name a folder of weights")

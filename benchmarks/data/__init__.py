@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from benchmarks.methods import network_hash
+from benchmarks.methods import PREDICTOR
+from benchmarks.predictors.registry import identity
 from generators.errors import unknown
 
 from .objects.facts import FINGERPRINT as OBJECTS_FINGERPRINT
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from benchmarks.needs import Need
 
 ABSENT = "absent"  # fingerprint of data that is not on this machine
+BLOCK = 100_000  # rows of the training pictures of one seed of a cell
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,11 @@ DATA: dict[str, DataSpec] = {
     "samples": DataSpec(
         "samples",
         "a model's own pictures, labeled by a predictor",
-        f"own-1-{network_hash()}",
+        f"own-2-{identity(PREDICTOR)}",
         "the model's",
         ("normal", "depth", "albedo", "shading"),
         ("train", "validation", "test"),
-        labels=("rooms-network",),
+        labels=(PREDICTOR,),
         own=True,
     ),
 }

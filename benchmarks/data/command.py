@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,6 @@ from generators.errors import UserError
 
 if TYPE_CHECKING:
     from .own.checks import Finding
-    from .own.index import Index
 
 FAILED = 2  # exit status of a data set that is not what it says
 
@@ -73,22 +71,7 @@ def _own(name: str) -> list[Finding]:
     if skipped:
         left_out = ", ".join(f"{split} {count}" for split, count in skipped.items())
         click.echo(f"left out because a map is missing: {left_out}")
-    for split, others in _shared_groups(index).items():
-        click.echo(f"odd     groups     {split}: {others}")
     return findings(index)
-
-
-def _shared_groups(index: Index) -> dict[str, str]:
-    """Pairs of splits that share a group, which are no independent draws then."""
-    if not index.settings.group:
-        return {}
-    of = {split: {index.group(stem) for stem in stems} for split, stems in index.rows.items()}
-    found = {}
-    for a, b in combinations(of, 2):
-        both = sorted(of[a] & of[b])
-        if both:
-            found[f"{a} and {b}"] = f"{len(both)} of [group] {index.settings.of} are in both, as {both[0]}"
-    return found
 
 
 def _any(name: str) -> list[Finding]:

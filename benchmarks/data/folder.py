@@ -51,10 +51,3 @@ def read_picture(path: Path, size: int) -> Tensor:
             "mend or remove the file, then run the command again",
         ) from error
     return torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1
-
-
-def read_pictures(files: list[Path], size: int) -> Tensor:
-    """Pictures (n 3 size size) in [-1, 1]."""
-    import torch
-
-    return torch.stack([read_picture(path, size) for path in files])

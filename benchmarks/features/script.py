@@ -131,7 +131,7 @@ def _check_attribute(name: str, is_operator: Callable[[str], bool]) -> None:
         raise Refused(f"it uses the operator aten::{name}")
 
 
-def _check_chain(names: list[str], is_operator: Callable[[str], bool]) -> None:
+def _check_chain(names: list[str]) -> None:
     """A dotted name below one of ROOTS."""
     root, rest = names[0], names[1:]
     if FOREIGN in ".".join(names):
@@ -167,7 +167,7 @@ class _Checker:
         elif isinstance(node, ast.Attribute):
             names = _chain(node)
             if names and names[0] in ROOTS:
-                _check_chain(names, self.is_operator)
+                _check_chain(names)
                 return
             _check_attribute(node.attr, self.is_operator)
         elif isinstance(node, ast.Name):

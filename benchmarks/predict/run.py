@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.adapter_maps import intrinsic_of
 from benchmarks.files import storage_error
 from benchmarks.store import Store
 from generators import registry
@@ -158,7 +159,6 @@ class _Work:
         """Do all pictures; whatever happens, what was drawn is written."""
         from probes import memory
         from probes.adapters import attached
-        from probes.intrinsics import intrinsic
 
         from .network import Artist
 
@@ -168,7 +168,7 @@ class _Work:
         generator = registry.load(question.spec.name, settings.device)
         self.granularity = granularity_of(generator)
         check_policy(self.policy, question.spec.name, self.granularity)
-        shown_as = intrinsic(question.intrinsic, question.facts.alignment)
+        shown_as = intrinsic_of(question.facts)
         artist = Artist(generator, shown_as, settings.precision, settings.device, self.clock)
         with attached(generator, question.adapter, question.facts), _showing(self.show):
             _ask(generator, question.asks)  # over what the adapter was trained with

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.devices import check_device
 from generators import registry
 from generators.errors import UserError, unknown
 from generators.hub import hash_files
@@ -66,21 +67,7 @@ class Settings:
         for name in ("batch", "readers", "writers"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} = {getattr(self, name)}", "nothing would be done", "at least 1")
-        _check_device(self.device)
-
-
-def _check_device(device: str) -> None:
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise unknown("device", device, ("cpu", "cuda", "cuda:0"), "--device cpu")
-    if kind == "cuda":
-        import torch
-
-        count = torch.cuda.device_count()
-        if int(number or 0) >= count:
-            raise UserError(
-                f"device {device}", "it is not there", f"CUDA devices here: {count}", "--device cpu"
-            )
+        check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -169,6 +156,7 @@ def identity(question: Question, settings: Settings, policy: str) -> dict[str, A
     depth: dict[str, Any] = {"colormap": shown.colormap, "colors_over": shown.limits}
     if question.facts.alignment == RELATIVE:
         depth |= {"depth": "relative"}
+    turned = question.facts.axes != "ours"
     return {
         "model": question.spec.name,
         "weights": registry.identity(question.spec.name),
@@ -183,14 +171,15 @@ def identity(question: Question, settings: Settings, policy: str) -> dict[str, A
         "formats": sorted(shown.formats),
         "sheet": settings.sheet,
         **(depth if question.intrinsic == "depth" else {}),
+        **({"drawn_axes": question.facts.axes} if turned else {}),
     }
 
 
 def depth_unit(facts: AdapterFacts) -> str:
     """What a depth of 1 is: the adapter's training data know."""
-    if facts.cell is None:
-        return "unknown: the adapter is imported; the decoder's white is written as full scale"
     if facts.alignment == RELATIVE:
         return "none: the adapter draws relative depth; full scale is the nearest point, 0 the farthest"
+    if facts.cell is None:
+        return "unknown: the adapter is imported; the decoder's white is written as full scale"
     trained_on = facts.cell.get("train_data") or facts.cell.get("data")
     return f"meters along the view axis, as in the data set {trained_on} it was trained on"

@@ -54,6 +54,7 @@ _MARIGOLD_FILES = (
     "vae/diffusion_pytorch_model.fp16.safetensors|vae/diffusion_pytorch_model.safetensors",
 )
 _HALF = "the half-precision files are fetched, and computed with in float32"
+_BOUNDED = {"albedo and shading": "in [0, 1]"}  # of the embedded worlds' networks, since their second code
 _TRANSFORMERS_FILES = ("config.json", "model.safetensors")
 
 BUILTIN: tuple[PredictorSpec, ...] = (
@@ -166,6 +167,7 @@ BUILTIN: tuple[PredictorSpec, ...] = (
         input_size=64,
         citation="this package",
         embedded=True,
+        options=_BOUNDED,
         note="trained on the rooms' split zoo: of use on rooms, and on what models of the zoo draw",
     ),
     PredictorSpec(
@@ -181,6 +183,7 @@ BUILTIN: tuple[PredictorSpec, ...] = (
         input_size=64,
         citation="this package",
         embedded=True,
+        options=_BOUNDED,
         note="the rooms' network, trained on with the objects' split zoo: of use on objects",
     ),
     PredictorSpec(

@@ -160,11 +160,15 @@ def load_rooms_network(path: Path = WEIGHTS, device: str = "cpu") -> RoomsNetwor
 
 
 def maps_of(outputs: Tensor, intrinsic: str) -> Tensor:
-    """Maps (n c h w) in natural units from the network's outputs (n 10 h w)."""
+    """Maps (n c h w) in natural units from the network's outputs (n 10 h w).
+
+    Albedo and shading are held to [0, 1], the range of every map and all that a probe can be taught: of
+    pictures unlike any render, as untrained models draw them, the network says up to a third outside.
+    """
     maps = outputs[:, OUTPUTS[intrinsic]]
     if intrinsic == "normal":
         return unit(maps)
-    return (maps * DEPTH_SCALE).clamp_min(NEAREST) if intrinsic == "depth" else maps
+    return (maps * DEPTH_SCALE).clamp_min(NEAREST) if intrinsic == "depth" else maps.clamp(0, 1)
 
 
 class SupervisedProbe:

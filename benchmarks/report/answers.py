@@ -30,7 +30,7 @@ TOPICS: Mapping[str, str] = {
     "linear": "Is LoRA better than a linear probe?",
     "finetune": "Is LoRA better than fine-tuning?",
     "random": "Does a trained model know more than the same network with random weights?",
-    "scrambled": "Does it know more than the same network trained on scrambled pictures?",
+    "scrambled": "Does it know more than the same network trained as long on scrambled pictures?",
     "frechet": "Does the Frechet distance predict what a model knows?",
     "few": "Are few labeled pictures enough?",
     "rank": "Is a small rank enough?",
@@ -251,16 +251,22 @@ def _against(question: Question, shown: Shown, facts: Mapping[str, Facts], other
 def _control(
     question: Question, own: Sequence[Group], shown: Shown, facts: Mapping[str, Facts], control: str
 ) -> Answer:
-    """The furthest-trained model of each family against its control, method by method."""
+    """A model of each family against its control, method by method.
+
+    Against random weights the furthest-trained, against scrambled pictures the one trained as long as those.
+    """
     floor = _floor(question, own)
     gaps: dict[str, Gap] = {}
     names = list(dict.fromkeys(model for model, _ in shown))
-    partners = {name: _partner(name, names, facts, control) for name in furthest(names, facts)}
+    if control == "random":
+        partners = {name: _untrained(name, names, facts) for name in furthest(names, facts)}
+    else:
+        partners = {_as_long(n, names, facts): n for n in names if facts[n].control == control}
     for method in PROBES:
         pairs = [
             (shown[name, method], shown[partner, method])
             for name, partner in partners.items()
-            if partner and (name, method) in shown and (partner, method) in shown
+            if name and partner and (name, method) in shown and (partner, method) in shown
         ]
         found = gap(question, pairs, floor=floor)
         if found is not None:
@@ -274,14 +280,25 @@ def _control(
     )
 
 
-def _partner(name: str, names: Sequence[str], facts: Mapping[str, Facts], control: str) -> str:
-    """The control of a model: of its family and domain, the one named most like it; "" if there is none."""
+def _kin(name: str, names: Sequence[str], facts: Mapping[str, Facts]) -> list[str]:
+    """Those of a model's family and domain."""
     told = facts[name]
-    alike = [n for n in names if (facts[n].family, facts[n].domain) == (told.family, told.domain)]
-    found = [
-        n for n in alike if (facts[n].control == control if control != "random" else facts[n].trained == 0)
-    ]
+    return [n for n in names if (facts[n].family, facts[n].domain) == (told.family, told.domain)]
+
+
+def _untrained(name: str, names: Sequence[str], facts: Mapping[str, Facts]) -> str:
+    """The random initialization of a model, the one named most like it; "" if there is none."""
+    found = [n for n in _kin(name, names, facts) if facts[n].trained == 0]
     return max(found, key=lambda n: (_alike(n, name), n), default="")
+
+
+def _as_long(control: str, names: Sequence[str], facts: Mapping[str, Facts]) -> str:
+    """The stage of a control's own family that was trained as long, or nearly; "" if there is none."""
+    found = [n for n in _kin(control, names, facts) if real(facts[n])]
+    length = facts[control].trained or 0.0
+    return min(
+        found, key=lambda n: (abs((facts[n].trained or 0.0) - length), -_alike(n, control), n), default=""
+    )
 
 
 def _alike(first: str, second: str) -> int:

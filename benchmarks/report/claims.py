@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .answers import TOPICS, Answer
+from .answers import BLIND, SLACK, TOPICS, Answer
+from .answers import FEW as LABELED
 from .findings import context_words
 from .formats import markdown_grid, markdown_text
 from .gaps import NO, OPEN, YES
@@ -15,14 +16,17 @@ if TYPE_CHECKING:
     from .paper.published import Line, Published
 
 FEW = 3  # models that are named
-AGREES, PARTLY, DOES_NOT, NOT_MEASURED = "agrees", "agrees in part", "does not agree", "not measured"
+AGREES, PARTLY, DOES_NOT = "agrees", "agrees in part", "does not agree"
+NOT_TOLD, NOT_MEASURED = "not told", "not measured"
 RULES = (
     "Each claim is one of the questions that every store answers, once for each intrinsic, kind of picture "
     "and kind of truth; a store that shares a model with a larger answer to the same is left out. yes and "
     "no: the 95 % interval excludes zero (of the Frechet distance: p of Spearman's coefficient over trained "
     "models below 0.05 after Holm's correction over the questions of a store); else not told. "
-    f"{AGREES}: at least half are yes and none is no; {DOES_NOT}: none is yes; {PARTLY}: the rest; "
-    f"{NOT_MEASURED}: no number."
+    f"{AGREES}: at least half are yes and none is no; {NOT_TOLD}: most are not told, and of the rest no more "
+    f"are yes than no; {DOES_NOT}: as many are no as are yes, or more; {PARTLY}: the rest; {NOT_MEASURED}: "
+    "no number. But for the Frechet distance nothing is corrected for how much is asked. models: how many "
+    "different ones are behind the answers. Of their own pictures each model is asked about others."
 )
 
 
@@ -34,11 +38,13 @@ class Claim:
         topic: of answers.TOPICS, whose yes is the claim.
         said: in words.
         published: the paper's own numbers for it as text, made from its files.
+        asked: what is set beside what here, where the claim does not say it.
     """
 
     topic: str
     said: str
     published: Callable[[Published], str]
+    asked: str = ""
 
 
 def _line(lines: Sequence[Line], **wanted: str) -> Mapping[str, str]:
@@ -97,8 +103,18 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("linear", "LoRA finds more than a linear probe", _methods("linear probe")),
     Claim("finetune", "LoRA finds more than fine-tuning", _methods("fine-tuning")),
     Claim("frechet", "Models that draw better know more", _fid),
-    Claim("few", "250 labeled pictures are enough", _few),
-    Claim("rank", "A rank as small as 2 is enough", lambda _: "good performance, without a number"),
+    Claim(
+        "few",
+        "250 labeled pictures are enough",
+        _few,
+        f"LoRA of at most {LABELED} pictures beside {BLIND}",
+    ),
+    Claim(
+        "rank",
+        "A rank as small as 2 is enough",
+        lambda _: "good performance, without a number",
+        f"rank 2 beside the best, which counts as more from {100 * SLACK:g} % of its error on",
+    ),
     Claim("single", "One step finds more than many (AUG)", _single),
 )
 
@@ -120,12 +136,12 @@ def _same(first: Answer, second: Answer) -> bool:
 
 def verdict(signs: Sequence[int]) -> str:
     """What some yes, no and not told come to, by RULES."""
-    yes = signs.count(YES)
-    if not signs:
+    yes, no, total = signs.count(YES), signs.count(NO), len(signs)
+    if not total:
         return NOT_MEASURED
-    if not yes:
-        return DOES_NOT
-    return AGREES if NO not in signs and 2 * yes >= len(signs) else PARTLY
+    if yes <= no:
+        return NOT_TOLD if 2 * signs.count(OPEN) > total else DOES_NOT
+    return AGREES if not no and 2 * yes >= total else PARTLY
 
 
 def claims_markdown(answers: Sequence[Answer], published: Published | None) -> str:
@@ -135,14 +151,16 @@ def claims_markdown(answers: Sequence[Answer], published: Published | None) -> s
         answers: of all stores.
         published: the paper's numbers; None where they are not at hand.
     """
-    head = ["The paper claims", "there", "here", "yes / no / not told"]
+    head = ["The paper claims", "there", "here", "yes / no / not told", "models"]
     rows, parts = [], []
     for claim in CLAIMS:
         found = evidence(answers, claim.topic)
         signs = [answer.sign for answer in found if answer.sign is not None]
         told = markdown_text(claim.published(published)) if published else ""
         counts = " / ".join(str(signs.count(sign)) for sign in (YES, NO, OPEN)) if signs else ""
-        rows.append([markdown_text(claim.said), told, f"**{verdict(signs)}**", counts])
+        said = claim.said + (f" (here: {claim.asked})" if claim.asked else "")
+        models = str(len({name for answer in found for name in answer.names}) or "")
+        rows.append([markdown_text(said), told, f"**{verdict(signs)}**", counts, models])
         if found:
             parts.append(_numbers(claim, found))
     table = markdown_grid(head, rows).replace("| ---: |", "| --- |", 1)

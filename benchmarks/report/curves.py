@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.metrics.statistics import Interval
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DASHES = ("-", "--", "-.")
+WIDEST = 44  # letters of a line in the legend, which has two columns
 NEAR = 0.1  # of the axis: ticks that are nearer would overlap
 LINES = 12  # curves in one panel: of more the rest is counted there, its numbers are in expanded.csv
 TARGETS = ("up", "mid", "down", "cross", "self", "all")  # in the order of the paper's figure 15
@@ -180,14 +182,15 @@ def write_curves(out: Path, found: Sequence[Curve]) -> dict[str, list[Path]]:
     for kind in KINDS:
         own = [curve for curve in found if curve.kind == kind]
         asked = list(dict.fromkeys(curve.question for curve in own))
+        each = list({(curve.subject, curve.method): curve for curve in own}.values())
         if not own:
             continue
         with style():
             figure, axes = panels(len(asked), width=4.8, height=3.6, columns=2)
             for ax, question in zip(axes, asked, strict=True):
                 drawn, left = _ordered(own, question)
-                _draw(ax, kind, question, drawn, left)
-            written[kind.title] = save(figure, out / f"curve-{kind.name}")
+                _draw(ax, kind, question, drawn, left, each)
+            written[kind.title] = save(figure, out / f"curve-{kind.name}", whole=True)
     return written
 
 
@@ -203,14 +206,16 @@ def _ordered(curves: Sequence[Curve], question: Question) -> tuple[list[Curve], 
     return sorted(drawn, key=lambda curve: list(METHODS).index(curve.method)), len(own) - len(drawn)
 
 
-def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], left: int) -> None:
+def _draw(
+    ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], left: int, figure: Sequence[Curve]
+) -> None:
     import seaborn as sns
 
-    for curve, (color, dashes, marker) in zip(curves, _looks(curves), strict=True):
+    for curve, (color, dashes, marker) in zip(curves, _looks(curves, figure), strict=True):
         x, y = [p[0] for p in curve.points], [p[1].value for p in curve.points]
         low = [v.value if v.low is None else v.low for _, v in curve.points]
         high = [v.value if v.high is None else v.high for _, v in curve.points]
-        look: dict[str, Any] = {"color": color, "marker": marker, "label": curve.label}
+        look: dict[str, Any] = {"color": color, "marker": marker, "label": fill(curve.label, WIDEST)}
         if kind.names:  # names have no order: nothing leads from one to the next
             ends = [
                 [v - a for v, a in zip(y, low, strict=True)],
@@ -237,14 +242,18 @@ def _draw(ax: Axes, kind: Kind, question: Question, curves: Sequence[Curve], lef
     ax.set_xlabel(kind.label + dotted)
     ax.set_ylabel(f"{axis_title(metric.title)}{f' ({unit})' if unit else ''}")
     below = (-0.02, -0.26 if dotted else -0.19)
-    ax.legend(fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=below, handlelength=3.2)
+    ax.legend(fontsize=7, frameon=False, ncols=2, loc="upper left", bbox_to_anchor=below, handlelength=4.5)
     sns.despine(ax=ax)
 
 
-def _looks(curves: Sequence[Curve]) -> list[tuple[str, str, str]]:
-    """Color, dashes and marker of each curve: by subject, method and subject, where that tells them apart."""
-    subjects = list(dict.fromkeys(curve.subject for curve in curves))
-    methods = list(dict.fromkeys(curve.method for curve in curves))
+def _looks(curves: Sequence[Curve], figure: Sequence[Curve] = ()) -> list[tuple[str, str, str]]:
+    """Color, dashes and marker of each curve: by subject, method and subject, where that tells them apart.
+
+    Args:
+        figure: a curve of every subject and method in it, so that one color is one subject in all panels.
+    """
+    subjects = list(dict.fromkeys(curve.subject for curve in [*figure, *curves]))
+    methods = list(dict.fromkeys(curve.method for curve in [*figure, *curves]))
     apart = len({(curve.subject, curve.method) for curve in curves}) == len(curves)
     if not apart or len(subjects) == 1 or len(methods) > len(DASHES) or len(subjects) > len(COLORS):
         return [(COLORS[n % len(COLORS)], "-", MARKERS[n % len(MARKERS)]) for n in range(len(curves))]

@@ -17,7 +17,7 @@ from benchmarks.metrics import METRICS, Metric, primary_metric
 from benchmarks.metrics.statistics import Interval
 from probes.methods import METHODS
 
-from .gather import MARKS, QUALITY, Context, Facts, Group, context, noise, plain, shuffled
+from .gather import MARKS, QUALITY, Context, Facts, Group, Question, context, noise, plain, shuffled
 from .measures import metrics_in, summary
 from .table import ALONE, NOTHING, Entry, Row, Section, entry_text, seeds_words, short_text
 
@@ -169,25 +169,33 @@ def _is_measured(cell: tuple[str, bool]) -> bool:
     return any(letter.isdigit() for letter in cell[0])
 
 
-def front_table(sections: Sequence[Section], method: str, words: Callable[[Context], str]) -> str:
+def front_table(
+    sections: Sequence[Section],
+    method: str,
+    words: Callable[[Context], str],
+    marks: Mapping[tuple[Question, str], str],
+) -> str:
     """The overview with the columns of one method only, as Markdown; models it has no number of are left out.
 
     Args:
         words: what pictures and truth are called, which stands above each table where there are several.
+        marks: what stands behind the number of a question and a model.
     """
     blocks = []
     for together in by_context(sections):
-        for one in overviews(together):
-            kept = [0, *(i for i, (_, title) in enumerate(one.columns, 1) if title == method)]
-            rows = [
-                [markdown_text(title), *(_markdown_cell(*cells[i]) for i in kept)]
-                for title, cells in one.rows
-                if any(_is_measured(cells[i]) for i in kept[1:])
-            ]
-            head = ["model", QUALITY_TITLE, *(one.columns[i - 1][0] for i in kept[1:])]
-            if rows:
-                title = markdown_text(words(together[0].question.context))
-                blocks.append((title, markdown_grid([markdown_text(h) for h in head], rows)))
+        columns = [(s, key) for s in together for key, title in s.columns.items() if title == method]
+        rows = []
+        for model, title in {row.model: row.title for s in together for row in all_rows(s)}.items():
+            quality, *cells = _overview_row(model, columns)
+            said = [marks.get((s.question, model), "") for s, _ in columns]
+            both = zip(cells, said, strict=True)
+            numbers = [f"{_markdown_cell(*cell)} {mark}".rstrip() for cell, mark in both]
+            if any(map(_is_measured, cells)):
+                rows.append([markdown_text(title), _markdown_cell(*quality), *numbers])
+        head = ["model", QUALITY_TITLE, *(s.question.short for s, _ in columns)]
+        if rows:
+            title = markdown_text(words(together[0].question.context))
+            blocks.append((title, markdown_grid([markdown_text(h) for h in head], rows)))
     return "\n\n".join(f"{title}:\n\n{grid}" if len(blocks) > 1 else grid for title, grid in blocks)
 
 

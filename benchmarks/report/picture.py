@@ -54,22 +54,26 @@ def _settings() -> dict[str, Any]:
     }
 
 
-def save(figure: Figure, path: Path, vector: bool = True) -> list[Path]:
-    """Writes `path`.png, and .svg where it is made of lines; no date, no name of a program in them."""
+def save(figure: Figure, path: Path, vector: bool = True, whole: bool = False) -> list[Path]:
+    """Writes `path`.png, and .svg where it is made of lines; no date, no name of a program in them.
+
+    Args:
+        whole: whether the file grows until all text is in it: legends below axes may be wider than they are.
+    """
     import matplotlib.pyplot as plt
 
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, not once per format
-    written = [_write(figure, path.with_suffix(".png"), {"Software": None})]
-    if vector:
-        written.append(_write(figure, path.with_suffix(".svg"), {"Date": None, "Creator": None}))
+    kinds = {".png": {"Software": None}, **({".svg": {"Date": None, "Creator": None}} if vector else {})}
+    written = [_write(figure, path.with_suffix(end), metadata, whole) for end, metadata in kinds.items()]
     plt.close(figure)
     return written
 
 
-def _write(figure: Figure, path: Path, metadata: dict[str, None]) -> Path:
+def _write(figure: Figure, path: Path, metadata: dict[str, None], whole: bool) -> Path:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:], metadata=metadata)
+    box: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.1} if whole else {}
+    figure.savefig(buffer, format=path.suffix[1:], metadata=metadata, **box)
     path.write_bytes(buffer.getvalue())
     return path
 
@@ -92,13 +96,16 @@ def panels(
 
 
 def squeeze(ax: Axes, values: Iterable[float]) -> None:
-    """Let no value far below zero press all others into a line: the scale is logarithmic there."""
+    """Let no value far below zero press all others together: there the scale is logarithmic, as it says."""
     if min(values) < FAR:
         ax.set_yscale("symlog", linthresh=-FAR / 2, linscale=3)
         low, high = ax.get_ylim()
         every = (*(-(10.0**k) for k in range(8, 2, -1)), -100, -50, -25, 0, 25, 50, 100)
         ticks = [tick for tick in every if low <= tick <= high]
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.annotate(
+            f"logarithmic below {FAR / 2:g}", (0.99, 0.02), xycoords="axes fraction", ha="right", fontsize=7
+        )
         ax.minorticks_off()
 
 

@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
+from benchmarks.metrics.skill import MUCH, SOME
 from generators.errors import UserError
+from probes.methods import METHODS
 
 from .answers import Answer, find_answers, furthest, real
 from .ceiling import Ceiling, ceiling_text, read_ceilings
@@ -25,7 +27,8 @@ from .formats import (
     overview,
     write,
 )
-from .gather import Facts, Group, gather, model_facts
+from .gather import Facts, Group, Question, gather, model_facts
+from .known import find_known
 from .reading import Results, read_store
 from .table import Section, sections
 
@@ -65,8 +68,7 @@ def write_results_readme(results: Path) -> Path:
 def _claims(results: Path, told: Sequence[_Told]) -> str:
     from .paper.published import read_published
 
-    there = (results / "published").is_dir()
-    published = read_published(results / "published") if there else None
+    published = read_published(results / "published")
     return claims_markdown([answer for one in told for answer in one.answers], published)
 
 
@@ -91,6 +93,11 @@ def _beside(results: Path) -> list[str]:
     return [f"## Beside them\n\n{listed}\n"] if there else []
 
 
+MARKED = (
+    "yes, partial, no: whether a model knows more than the better of two that know none, the mean map and "
+    f"the colors around a pixel with its place, on the same pictures: *yes* takes {100 * MUCH:g} % of its "
+    f"error away, *partial* {100 * SOME:g} %, *no* less, or not for certain."
+)
 OPEN, CLOSE = "<!-- results -->", "<!-- /results -->"  # what stands between them in a README is generated
 
 
@@ -113,11 +120,20 @@ def fill_front_page(store: Path, readme: Path) -> Path:
     method = most_measured(short)
     parts = [
         f"**{markdown_text(results.question)}** By {method}, mean over seeds and test pictures:",
-        front_table(short, method, context_words),
+        front_table(short, method, context_words, _known_marks(groups, facts, method)),
+        MARKED,
         *(f"![{path.stem}]({_address(home, path.resolve())})" for path in scatter),
         f"All methods, controls, intervals and curves: [results]({_address(home, store.resolve().parent)}).",
     ]
     return write(readme, f"{before}{OPEN}\n" + "\n\n".join(parts) + f"\n{CLOSE}{after}")
+
+
+def _known_marks(
+    groups: Sequence[Group], facts: Mapping[str, Facts], method: str
+) -> dict[tuple[Question, str], str]:
+    """yes, partial or no of every question and model, by the method of a title."""
+    found = [one for one in find_known(groups, facts) if one.found and METHODS[one.method].title == method]
+    return {(one.question, one.model): one.mark for one in found}
 
 
 FILES = ("index.html", "table.md", "correlation.md", "comparison.md", "known.md", "table.csv", "expanded.csv")

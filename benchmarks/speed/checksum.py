@@ -2,16 +2,14 @@
 
 `python -m benchmarks.speed.checksum --out results/speed/checksum.txt` writes one entry of so many megabytes,
 reads it again and again with each check in turn, from the system's page cache, and prints processor
-milliseconds per megabyte, the median of the rounds.
+milliseconds per megabyte: median, least and greatest of the rounds.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
-import statistics
 import tempfile
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,8 @@ import torch
 from safetensors import safe_open
 
 from benchmarks import cache
+
+from .meters import in_turns, spread
 
 CHECKS: dict[str, Callable[[mmap.mmap], object]] = {
     "CRC-32": zlib.crc32,
@@ -51,7 +51,7 @@ def ways(path: Path) -> dict[str, Callable[[], object]]:
 
 @click.command()
 @click.option("--megabytes", default=64, show_default=True, help="Of the entry.")
-@click.option("--rounds", default=9, show_default=True)
+@click.option("--rounds", default=9, show_default=True, type=click.IntRange(1))
 @click.option("--out", type=click.Path(path_type=Path), help="Write the table there, too.")
 def main(megabytes: int, rounds: int, out: Path | None) -> None:
     """Print what each check costs."""
@@ -63,17 +63,13 @@ def main(megabytes: int, rounds: int, out: Path | None) -> None:
         )
         path = there.path(key)
         assert path is not None, "a cache with a folder has a file for every key"
-        timed = ways(path)
-        seconds: dict[str, list[float]] = {name: [] for name in timed}
-        for _ in range(rounds):
-            for name, way in timed.items():
-                start = time.process_time()
-                way()
-                seconds[name].append(time.process_time() - start)
-    lines = [f"processor ms per MB, median of {rounds} rounds, an entry of {megabytes} MB, one thread"]
-    lines += [
-        f"{name:40} {1000 * statistics.median(found) / megabytes:6.3f}" for name, found in seconds.items()
+        timed = in_turns(ways(path), rounds)
+    lines = [
+        f"processor ms per MB, median (least-most) of {rounds} rounds, an entry of {megabytes} MB, one thread"
     ]
+    for name, found in timed.items():
+        each = [1000 * seconds / megabytes for seconds in found.seconds]
+        lines.append(f"{name:40} {1000 * found.median / megabytes:6.3f} ({spread(each, '.3f')})")
     text = "\n".join(lines) + "\n"
     click.echo(text, nl=False)
     if out is not None:

@@ -10,6 +10,7 @@ run of the most steps.
 from __future__ import annotations
 
 import csv
+import io
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ import torch
 from benchmarks.cache import Cache, cache_folder
 from benchmarks.cell import Cell
 from benchmarks.execute import Clock, make_task
+from benchmarks.files import atomic
 from benchmarks.report.picture import COLORS, MARKERS, panels, save, style
 from benchmarks.session import Session
 from benchmarks.suite import make_cell
@@ -39,6 +41,7 @@ MODELS: dict[str, tuple[str, float]] = {  # one strong model of each family, and
     "vqgan.rooms64-s4": ("rooms", 0.03),
     "stylegan-xl.rooms64-s4": ("samples", 0.01),
 }
+TARGETS = {"vqgan.rooms64-s4": "convolutions"}  # where the suites adapt other layers than "all"
 INTRINSICS = ("normal", "albedo")
 LONGEST = 400  # steps
 LOOKS = (10, 25, 50, 100, 200)  # steps at which the longest run is looked at on its way
@@ -71,6 +74,7 @@ class Row:
         steps: of the whole run, which decide its schedule; at: steps done at the look.
         error: on the validation pictures, degrees of normals, RMS of albedo.
         seconds: of processor time for all steps of the run, on one thread; 0 where it was on its way.
+        targets: set of layers that is adapted; tables without it hold runs on "all".
     """
 
     model: str
@@ -83,16 +87,24 @@ class Row:
     at: int
     error: float
     seconds: float
+    targets: str = "all"
+
+    @property
+    def who(self) -> str:
+        """The model, and the layers that are adapted where that is a question."""
+        plain = self.targets == "all" and self.model not in TARGETS
+        return self.model if plain else f"{self.model} (targets {self.targets})"
 
     @property
     def question(self) -> tuple[str, str]:
         """What it was asked, and who."""
-        return self.model, self.intrinsic
+        return self.who, self.intrinsic
 
     @property
     def run(self) -> tuple[Any, ...]:
         """Everything that decides the training."""
-        return self.model, self.weights, self.intrinsic, self.seed, self.batch, self.rate, self.steps
+        asked = (self.batch, self.rate, self.steps, self.targets)
+        return self.model, self.weights, self.intrinsic, self.seed, *asked
 
     @property
     def choice(self) -> tuple[int, int, float]:
@@ -112,13 +124,13 @@ def read(path: Path) -> list[Row]:
 
 
 def append(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows at the end of a table, its heading first if it is new."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    """Write rows at the end of a table; the whole table anew, so that its heading names every column."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in [*read(path), *rows])
+    with atomic(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def plan() -> Iterator[tuple[Cell, tuple[int, ...]]]:
@@ -128,7 +140,8 @@ def plan() -> Iterator[tuple[Cell, tuple[int, ...]]]:
             for model, (data, rate) in MODELS.items():
                 labels = "exact" if data == "rooms" else "rooms-network"
                 batch, factor, steps = tried
-                options = {"steps": steps, "batch": batch, "rate": factor * rate}
+                options: dict[str, Any] = {"steps": steps, "batch": batch, "rate": factor * rate}
+                options["targets"] = TARGETS.get(model, "all")
                 for seed in (0, 1) if model == SEEDED and tried in TWICE else (0,):
                     cell = make_cell(model, intrinsic, "lora", options, data=data, labels=labels, seed=seed)
                     yield cell, LOOKS if steps == LONGEST and factor == 1 else ()
@@ -139,7 +152,7 @@ def _row(cell: Cell) -> Row:
     options = cell.options
     steps = int(options["steps"])
     facts = (cell.model, cell.weights, cell.intrinsic, cell.seed, int(options["batch"]), options["rate"])
-    return Row(*facts, steps, steps, math.nan, 0.0)
+    return Row(*facts, steps, steps, math.nan, 0.0, options["targets"])
 
 
 def measure(cell: Cell, looks: Sequence[int], session: Session) -> list[Row]:
@@ -204,7 +217,7 @@ class Verdict:
     def __str__(self) -> str:
         e, b, others = self.enough, self.best, self.tried - 1
         start = (
-            f"{b.model:24} {b.intrinsic:7} best of {b.steps} steps {b.error:8.4f}, within {self.share:.1%}: "
+            f"{b.who:40} {b.intrinsic:7} best of {b.steps} steps {b.error:8.4f}, within {self.share:.1%}: "
         )
         if e == b:
             return start + (
@@ -229,35 +242,36 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
 
 
 def settings(rows: Sequence[Row]) -> dict[str, tuple[int, int, float] | None]:
-    """For each model the cheapest (steps, batch, rate) within tolerance for all its intrinsics at once.
+    """For each model, by `who`, the cheapest (steps, batch, rate) within tolerance for all its intrinsics.
 
     None where no setting that was tried is; a setting counts that was tried on all of them.
     """
     found: dict[str, tuple[int, int, float] | None] = {}
     judged = verdicts(rows)
-    for model in dict.fromkeys(v.best.model for v in judged):
-        limits = {v.best.intrinsic: v.best.error * (1 + v.share) for v in judged if v.best.model == model}
-        own = [row for row in ended(rows) if row.model == model and row.seed == 0]
+    for who in dict.fromkeys(v.best.who for v in judged):
+        limits = {v.best.intrinsic: v.best.error * (1 + v.share) for v in judged if v.best.who == who}
+        own = [row for row in ended(rows) if row.who == who and row.seed == 0]
         good = [{row.choice for row in own if row.intrinsic == i and row.error <= limits[i]} for i in limits]
         pictures, steps, rate = min(set.intersection(*good), default=(0, 0, 0.0))
-        found[model] = (steps, pictures // steps, rate) if steps else None
+        found[who] = (steps, pictures // steps, rate) if steps else None
     return found
 
 
 def together(rows: Sequence[Row]) -> list[str]:
     """`settings` as text."""
-    asked = {m: " and ".join(v.best.intrinsic for v in verdicts(rows) if v.best.model == m) for m in MODELS}
-    lines = []
-    for model, found in settings(rows).items():
+    judged, lines = verdicts(rows), []
+    for who, found in settings(rows).items():
+        asked = " and ".join(v.best.intrinsic for v in judged if v.best.who == who)
         what = "{} steps of batch {} at {:g}".format(*found) if found else "no setting that was tried"
-        lines.append(f"{model:24} {asked[model]}: {what}")
+        lines.append(f"{who:40} {asked}: {what}")
     return lines
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
     """`path`.png: a panel for each model and intrinsic, validation error against steps."""
     judged = {v.best.question: v for v in verdicts(rows)}
-    order = [(m, i) for i in INTRINSICS for m in MODELS if any(r.question == (m, i) for r in rows)]
+    asked = {(r.model, r.intrinsic, r.question): r.question for r in rows}
+    order = [asked[key] for i in INTRINSICS for m in MODELS for key in asked if key[:2] == (m, i)]
     with style():
         figure, axes = panels(len(order), width=3.6, height=3.0, columns=len(MODELS))
         for ax, question in zip(axes, order, strict=True):
@@ -285,7 +299,7 @@ def _panel(ax: Axes, rows: Sequence[Row], verdict: Verdict | None) -> None:
     ticks = (*LOOKS, LONGEST)
     ax.set_xticks(ticks, [str(step) for step in ticks])
     ax.minorticks_off()
-    ax.set_title(f"{rows[0].model}, {rows[0].intrinsic}")
+    ax.set_title(", ".join(rows[0].question))
     ax.set_xlabel("steps (dotted: on the way of the longest)")
     ax.set_ylabel("validation error" + (" (degrees)" if rows[0].intrinsic == "normal" else " (RMS)"))
     ax.legend(fontsize=6.5, frameon=False)
@@ -294,8 +308,11 @@ def _panel(ax: Axes, rows: Sequence[Row], verdict: Verdict | None) -> None:
 
 def report(rows: Sequence[Row]) -> str:
     """What is enough, as text: by question, then by model."""
-    lines = ["# python -m benchmarks.speed.convergence", f"# LoRA of rank 8, {len(ended(rows))} trainings,"]
-    lines[1] += " error on 50 validation pictures; the fewest pictures seen (steps x batch) within tolerance"
+    planned, known = {_row(cell).run for cell, _ in plan()}, {row.run for row in ended(rows)}
+    others = f", {len(known - planned)} others" if known - planned else ""
+    lines = ["# python -m benchmarks.speed.convergence", "# LoRA of rank 8, "]
+    lines[1] += f"{len(known & planned)} of {len(planned)} planned trainings{others}; error on 50 validation"
+    lines[1] += " pictures; the fewest pictures seen (steps x batch) within tolerance"
     return "\n".join([*lines, "", *map(str, verdicts(rows)), "", *together(rows), ""])
 
 

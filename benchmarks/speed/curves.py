@@ -15,7 +15,7 @@ from benchmarks.execute import environment
 from benchmarks.session import Session
 from benchmarks.suite import make_cell
 from generators.draws import Draws
-from generators.stable_diffusion import PROMPTS, SingleStep
+from generators.stable_diffusion import SingleStep
 from probes.fit import descend, loss_of
 from probes.intrinsics import INTRINSICS
 from probes.lora import target_pattern
@@ -62,7 +62,7 @@ def losses(task: Task, seed: int, encodes: bool) -> list[float]:
     def encoding(code: Mapping[str, Tensor], target: Tensor, draws: Draws) -> Tensor:
         with torch.no_grad():
             fresh, wanted = model.embed(code["pictures"]), model.encode(target)
-            model._texts.pop(PROMPTS[INTRINSIC], None)
+        model.forget_texts()
         return torch.nn.functional.mse_loss(model.forward(fresh, INTRINSIC), wanted)
 
     if encodes:

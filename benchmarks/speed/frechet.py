@@ -1,12 +1,13 @@
 """Frechet distance: eigenvalues of symmetric matrices against scipy.linalg.sqrtm, side by side in one run.
 
-`python -m benchmarks.speed.frechet` takes a minute or two at the default 2048 dimensions.
+`OMP_NUM_THREADS=1 python -m benchmarks.speed.frechet` takes two minutes at the default 2048 dimensions: every
+way warms up, then they take turns, and seconds of the processor are told, median, least and greatest.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import click
 import numpy as np
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.metrics.frechet import Array, FeatureStatistics, frechet_distance
+
+from .meters import Timed, in_turns, spread
 
 Distance = Callable[[FeatureStatistics, FeatureStatistics], float]
 
@@ -51,36 +54,32 @@ def features(name: str, count: int, dimensions: int) -> Array:
     return np.asarray(draw.standard_normal((count, dimensions)) * scale @ turn + 0.01)
 
 
-def measure(dimensions: int, count: int, repeats: int) -> dict[str, tuple[float, float]]:
-    """Least wall seconds of `repeats` runs and the distance found, for each way."""
+def measure(dimensions: int, count: int, rounds: int) -> dict[str, Timed[float]]:
+    """Seconds by round and the distance found, for each way."""
     a, b = (FeatureStatistics.of(features(name, count, dimensions)) for name in ("first", "second"))
-    found = {}
-    for name, distance in WAYS.items():
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            value = distance(a, b)
-            seconds.append(time.perf_counter() - start)
-        found[name] = (min(seconds), value)
-    return found
+    return in_turns({name: partial(distance, a, b) for name, distance in WAYS.items()}, rounds)
 
 
 @click.command()
 @click.option("--dimensions", default=2048, show_default=True, help="Length of a feature vector.")
 @click.option("--count", default=None, type=int, help="Pictures a set; twice the dimensions by default.")
-@click.option("--repeats", default=1, show_default=True, help="Runs of each way; the fastest counts.")
-def main(dimensions: int, count: int | None, repeats: int) -> None:
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="Turns of each way.")
+def main(dimensions: int, count: int | None, rounds: int) -> None:
     """Time the ways to a Frechet distance on the same two feature sets."""
     count = count or 2 * dimensions
-    found = measure(dimensions, count, repeats)
-    slowest = found["scipy.linalg.sqrtm"][0]
-    table = Table(title=f"Frechet distance, {dimensions} dimensions, {count} pictures a set")
+    found = measure(dimensions, count, rounds)
+    slowest = found["scipy.linalg.sqrtm"].median
+    table = Table(
+        title=f"Frechet distance, {dimensions} dimensions, {count} pictures a set\n"
+        f"seconds of the processor, median of {rounds} rounds by turns"
+    )
     table.add_column("way")
-    for column in ("seconds", "times as fast as sqrtm", "distance"):
+    for column in ("seconds", "least-most", "times as fast as sqrtm", "distance"):
         table.add_column(column, justify="right")
-    for name, (seconds, value) in found.items():
-        table.add_row(name, f"{seconds:.2f}", f"{slowest / seconds:.1f}", f"{value:.9f}")
-    Console().print(table)
+    for name, one in found.items():
+        ratio = f"{slowest / one.median:.1f}"
+        table.add_row(name, f"{one.median:.2f}", spread(one.seconds), ratio, f"{one.result:.9f}")
+    Console(width=110).print(table)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,69 @@
-"""What a timing is set against: peak memory, and the fastest matrix product this device makes."""
+"""Rounds by turns, and what a timing is set against: peak memory, the fastest matrix product of a device."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import re
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 
+from benchmarks.peak import resident
+
+T = TypeVar("T")
 # Sides of the square matrices whose best rate counts as the device's peak.
 SIDES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192, 16384)}
+
+
+@dataclass(frozen=True)
+class Timed(Generic[T]):
+    """What one way took.
+
+    Attributes:
+        seconds: of the processor, round by round.
+        result: what the last round gave.
+    """
+
+    seconds: list[float]
+    result: T
+
+    @property
+    def median(self) -> float:
+        """Of the rounds' seconds."""
+        return statistics.median(self.seconds)
+
+
+def in_turns(
+    ways: Mapping[str, Callable[[], T]], rounds: int, warm: Iterable[Callable[[], object]] | None = None
+) -> dict[str, Timed[T]]:
+    """Every way once a round, so that what else the machine does falls on all of them.
+
+    Args:
+        rounds: at least 1.
+        warm: what runs before them and is not timed; None for each way once.
+    """
+    for way in ways.values() if warm is None else warm:
+        way()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    results: dict[str, T] = {}
+    for _ in range(rounds):
+        for name, way in ways.items():
+            start = time.process_time()
+            results[name] = way()
+            seconds[name].append(time.process_time() - start)
+    return {name: Timed(seconds[name], results[name]) for name in ways}
+
+
+def spread(values: Iterable[float], digits: str = ".2f") -> str:
+    """Least and greatest, as in 1.20-1.31."""
+    known = sorted(values)
+    return f"{known[0]:{digits}}-{known[-1]:{digits}}"
 
 
 def wait(device: str) -> None:
@@ -24,16 +73,23 @@ def wait(device: str) -> None:
 
 
 def matmul_peak(device: str, dtype: torch.dtype, repeats: int = 5) -> float:
-    """FLOP/s of square matrix products, the best of sizes and repeats (2 n^3 for one)."""
-    best = 0.0
-    for side in SIDES[device.split(":")[0]]:
-        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-        for _ in range(repeats + 1):
-            wait(device)
-            start = time.perf_counter()
-            a @ b
-            wait(device)
-            best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    """FLOP/s of square matrix products, the best of sizes and repeats (2 n^3 for one).
+
+    Those of float32 on a GPU with TF32, as torch convolves there by default: nothing of a network is faster.
+    """
+    best, products = 0.0, torch.backends.cuda.matmul
+    before, products.allow_tf32 = products.allow_tf32, True
+    try:
+        for side in SIDES[device.split(":")[0]]:
+            a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+            for _ in range(repeats + 1):
+                wait(device)
+                start = time.perf_counter()
+                a @ b
+                wait(device)
+                best = max(best, 2 * side**3 / (time.perf_counter() - start))
+    finally:
+        products.allow_tf32 = before
     return best
 
 
@@ -44,16 +100,8 @@ class Peak:
     bytes: int = 0
 
 
-def resident_peak() -> int:
-    """The most memory of this process that was resident at once, in bytes (VmHWM)."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    if found is None:
-        raise OSError("the system tells no VmHWM: peak memory on the CPU is known on Linux alone")
-    return int(found[1]) * 1024
-
-
 def forget_resident_peak() -> None:
-    """Count the resident peak anew: freed memory is given back, then 5 written to clear_refs (proc(5))."""
+    """Count `benchmarks.peak.resident` anew, freed memory given back; raises OSError where that cannot be."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -72,4 +120,4 @@ def peak_memory(device: str) -> Iterator[Peak]:
         return
     forget_resident_peak()
     yield peak
-    peak.bytes = resident_peak()
+    peak.bytes = resident()

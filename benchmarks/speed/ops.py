@@ -3,7 +3,8 @@
 `python -m benchmarks.speed.ops` takes a few minutes on a CPU: one thread, the implementations take turns, the
 best of the rounds counts. The CPU clock is that of the thread, so what else runs on the machine matters less.
 On a GPU it times the CUDA kernels against the reference there, and, if STYLEGAN_CHECKOUT names a checkout of
-an upstream repository, that one's plugins in a process of their own.
+an upstream repository, that one's plugins in a process of their own. The GPU's own time of a call, which may
+be less than Python needs to ask for it, stands apart from the host's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.devices import check_device
 from generators import ops
 from generators.networks.low_pass import design_low_pass
 
 CHECKOUT = "STYLEGAN_CHECKOUT"
-Times = tuple[float, float]  # milliseconds: forward, forward and backward
+PARTS = ("forward", "forward and backward", "host forward", "host forward and backward")
+Times = tuple[float, ...]  # milliseconds of the PARTS: on a CPU of the first two, on a GPU of all
+DIGITS = {"ms": (1.0, 2), "µs": (1e3, 1)}  # units in a millisecond, and decimals
+CALLS, QUEUED = 50, 10  # calls of a turn on a GPU; so many at once, whose kernels its queue (1,024) holds
+CYCLES = 3e9  # of a GPU in a second, at most
 
 
 @dataclass(frozen=True)
@@ -98,35 +106,94 @@ CASES = (
 )
 
 
-def clock(device: str) -> float:
-    """Seconds: of this thread on a CPU, of the wall once a GPU is done."""
-    if device == "cpu":
-        return time.thread_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
+@contextmanager
+def ieee_convolutions() -> Iterator[None]:
+    """Convolutions of float32 as on a CPU, where torch's default on a GPU is TF32.
+
+    After the newer of torch's two switches, `cudnn.conv.fp32_precision`, torch raises where it is asked about
+    cuDNN as a whole, as `cudnn.flags` and torch.compile do; of the older one torch 2.9 to 2.11 warn.
+    """
+    before = _allow_tf32(False)
+    try:
+        yield
+    finally:
+        _allow_tf32(before)
 
 
-def time_once(case: Case, function: Callable[..., Tensor], device: str) -> Times:
-    """Milliseconds of one forward without, and one forward and backward with gradients."""
-    x, more = case.inputs(device)
-    start = clock(device)
+def _allow_tf32(allowed: bool) -> bool:
+    """Switch TF32 of convolutions; what it was before."""
+    cudnn = torch.backends.cudnn
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        before, cudnn.allow_tf32 = cudnn.allow_tf32, allowed
+    return before
+
+
+def time_on_cpu(case: Case, function: Callable[..., Tensor]) -> Times:
+    """Milliseconds of this thread for one forward without, and one forward and backward with gradients."""
+    x, more = case.inputs("cpu")
+    start = time.thread_time()
     with torch.no_grad():
         function(x, **more)
-    middle = clock(device)
+    middle = time.thread_time()
     function(x, **more).sum().backward()
-    return (middle - start) * 1e3, (clock(device) - middle) * 1e3
+    return (middle - start) * 1e3, (time.thread_time() - middle) * 1e3
+
+
+def time_on_gpu(case: Case, function: Callable[..., Tensor]) -> Times:
+    """Milliseconds of the same two on the GPU, then on the host; the gradient of the result is dense."""
+    x, more = case.inputs("cuda")
+    wanted = [x, more["b"]] if case.biased else [x]
+
+    def forward() -> Tensor:
+        with torch.no_grad():
+            return function(x, **more)
+
+    dy = torch.randn_like(forward(), memory_format=torch.contiguous_format)
+    calls = forward, lambda: torch.autograd.grad(function(x, **more), wanted, dy)
+    found = [time_calls(call) for call in calls]
+    return found[0][0], found[1][0], found[0][1], found[1][1]
+
+
+def time_calls(call: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds of a call on the GPU and on the host.
+
+    Asking may take longer than doing. So that the GPU never waits between two calls, which events around them
+    would count, it is kept busy until some are queued. What a call reads may lie in its cache.
+    """
+    ask(call)  # warms up
+    torch.cuda.synchronize()
+    host, total = ask(call), 0.0
+    for _ in range(CALLS // QUEUED):
+        torch.cuda.synchronize()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(int(2 * host * CYCLES))
+        start.record()
+        ask(call)
+        end.record()
+        end.synchronize()
+        total += start.elapsed_time(end)
+    return total / CALLS, host / QUEUED * 1e3
+
+
+def ask(call: Callable[[], object]) -> float:
+    """Seconds in which the host asks for QUEUED calls; it waits for none."""
+    start = time.perf_counter()
+    for _ in range(QUEUED):
+        call()
+    return time.perf_counter() - start
 
 
 def best_of(
     case: Case, functions: Mapping[str, Callable[..., Tensor]], device: str, rounds: int
 ) -> dict[str, Times]:
     """The best of `rounds` for every implementation; they take turns. A first round warms up."""
-    best = dict.fromkeys(functions, (float("inf"), float("inf")))
+    best: dict[str, Times] = {}
     for i in range(rounds + 1):
         for name, function in functions.items():
-            forward, both = time_once(case, function, device)
+            times = (time_on_cpu if device == "cpu" else time_on_gpu)(case, function)
             if i:
-                best[name] = (min(best[name][0], forward), min(best[name][1], both))
+                best[name] = tuple(map(min, best.get(name, times), times))
     return best
 
 
@@ -177,30 +244,42 @@ def ask_upstream(rounds: int) -> tuple[list[dict[str, Times]], str]:
         ]
         return [], f"the upstream checkout failed: {last[0]}"
     rows = json.loads(run.stdout.splitlines()[-1])
-    return [{name: (times[0], times[1]) for name, times in row.items()} for row in rows], ""
+    return [{name: tuple(times) for name, times in row.items()} for row in rows], ""
 
 
-def table(title: str, found: list[dict[str, Times]]) -> Table:
-    """One line per case: milliseconds, and how many times faster than the reference."""
+def table(title: str, found: list[dict[str, Times]], unit: str = "ms") -> Table:
+    """One line per case: times, and on the device how many times faster than the reference."""
     names = list(dict.fromkeys(name for times in found for name in times))
+    parts = PARTS[: max(len(times) for row in found for times in row.values())]
+    per, digits = DIGITS[unit]
     made = Table(title=title)
     for column in ("operation", "case", "shape"):
         made.add_column(column, no_wrap=True)
-    for part in ("forward", "forward and backward"):
+    for part in parts:
         for name in names:
-            made.add_column(f"{part} {name} [ms]", justify="right")
-            if name != "ref":
+            made.add_column(f"{part} {name} [{unit}]", justify="right")
+            if name != "ref" and part in PARTS[:2]:
                 made.add_column(f"ref / {name}", justify="right")
     for case, times in zip(CASES, found, strict=True):
         cells = [case.operation, case.name, "x".join(map(str, case.shape))]
-        for order in (0, 1):
+        for order, part in enumerate(parts):
             for name in names:
                 known = name in times
-                cells.append(f"{times[name][order]:.2f}" if known else "-")
-                if name != "ref":
+                cells.append(f"{times[name][order] * per:.{digits}f}" if known else "-")
+                if name != "ref" and part in PARTS[:2]:
                     cells.append(f"{times['ref'][order] / times[name][order]:.1f}" if known else "-")
         made.add_row(*cells)
     return made
+
+
+def gpu_table(rounds: int) -> tuple[Table, str]:
+    """The table of a GPU, and why the upstream's times are not in it."""
+    with ieee_convolutions():
+        found = measure("cuda", rounds)
+    rows, reason = ask_upstream(rounds)
+    found = [a | b for a, b in zip(found, rows, strict=True)] if rows else found
+    about = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, float32 without TF32, "
+    return table(f"{about}a call of {CALLS}, best of {rounds}", found, "µs"), reason
 
 
 def processor() -> str:
@@ -213,23 +292,32 @@ def processor() -> str:
 
 
 @click.command()
-@click.option("--rounds", default=5, show_default=True, help="Turns each implementation takes.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, show_default=True, help="Turns each implementation takes."
+)
+@click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda", "all"]),
+    default="all",
+    show_default=True,
+    help="all: the CPU, and the GPU where there is one.",
+)
 @click.option("--upstream", type=click.Path(path_type=Path), hidden=True)
-def main(rounds: int, upstream: Path | None) -> None:
+def main(rounds: int, device: str, upstream: Path | None) -> None:
     """Time every operation, forward and backward, against the reference."""
     torch.set_num_threads(1)
     if upstream is not None:
         print(json.dumps(measure_upstream(upstream, rounds)))
         return
-    console = Console(width=160)
-    about = f"{processor()}, one thread, torch {torch.__version__}, float32, best of {rounds}"
-    console.print(table(about, measure("cpu", rounds)))
-    if torch.cuda.is_available():
-        found = measure("cuda", rounds)
-        rows, reason = ask_upstream(rounds)
-        found = [a | b for a, b in zip(found, rows, strict=True)] if rows else found
-        console.print(table(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, float32", found))
-        console.print(reason, highlight=False)
+    if device == "cuda":
+        check_device(device)
+    if device != "cuda":
+        about = f"{processor()}, one thread, torch {torch.__version__}, float32, best of {rounds}"
+        Console(width=160).print(table(about, measure("cpu", rounds)))
+    if device != "cpu" and torch.cuda.is_available():
+        made, reason = gpu_table(rounds)
+        Console(width=250).print(made)
+        Console(width=160).print(reason, highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a diffusion model's pictures cost when their Frechet distance is measured, and what saving costs.
 
 `python -m benchmarks.speed.sampling_sd` takes a minute: one thread, the ways to run UNet and VAE decoder in
-turns, the best of the rounds, in milliseconds of the processor for each picture. `--distances` takes a
+turns, the median of the rounds, in milliseconds of the processor for each picture. `--distances` takes a
 quarter of an hour: for each model the same pictures (same seeds, same captions) are drawn with other steps,
 guidance and precision, and each set is compared with renders in both feature spaces.
 """
@@ -28,6 +28,8 @@ from benchmarks.quality import distances, drawn_pictures, reference_features
 from benchmarks.session import Session
 from generators.stable_diffusion import SingleStep
 from probes.precision import autocast, cast_frozen
+
+from .meters import Timed, in_turns, spread
 
 BF16, LAST = torch.bfloat16, torch.channels_last
 LOW = {"precision": "bfloat16"}
@@ -85,16 +87,18 @@ def ways(model: SingleStep, batch: int) -> dict[str, dict[str, Way]]:
 
 
 @torch.no_grad()
-def timed(found: dict[str, Way], rounds: int) -> dict[str, tuple[float, float]]:
-    """Way -> seconds of the processor, and difference from the first way (root mean square, relative)."""
-    best, exact = dict.fromkeys(found, float("inf")), next(iter(found.values()))()
-    wrong = {name: (run() - exact).float().norm() / exact.norm() for name, run in found.items()}
-    for _ in range(rounds):
-        for name, run in found.items():
-            began = time.process_time()
-            run()
-            best[name] = min(best[name], time.process_time() - began)
-    return {name: (best[name], float(wrong[name])) for name in found}
+def timed(found: dict[str, Way], rounds: int) -> dict[str, tuple[Timed[Tensor], float]]:
+    """Way -> what it took, and its difference from the first way (root mean square, relative)."""
+    took = in_turns(found, rounds)
+    exact = next(iter(took.values())).result
+    return {
+        name: (one, float((one.result - exact).float().norm() / exact.norm())) for name, one in took.items()
+    }
+
+
+def _milliseconds(took: Timed[Tensor], batch: int) -> tuple[str, str]:
+    """A picture's, median and spread."""
+    return f"{1000 * took.median / batch:.2f}", spread(1000 * seconds / batch for seconds in took.seconds)
 
 
 def parts_table(name: str, batches: Sequence[int], rounds: int) -> Table:
@@ -102,15 +106,16 @@ def parts_table(name: str, batches: Sequence[int], rounds: int) -> Table:
     model = Session(Cache(None)).generator(make_cell(name, "none", "frechet"))
     if not isinstance(model, SingleStep):
         raise TypeError(f"{name} is no single-step Stable Diffusion model")
-    table = Table(title=f"{name}, one thread, ms of the processor a picture, best of {rounds}")
-    for column in ("part", "way", *(f"batch {b}" for b in batches), f"ratio at {batches[0]}", "difference"):
+    table = Table(title=f"{name}, one thread, ms of the processor a picture, median (least-most) of {rounds}")
+    sizes = (part for b in batches for part in (f"batch {b}", ""))
+    for column in ("part", "way", *sizes, f"ratio at {batches[0]}", "difference"):
         table.add_column(column, justify="left" if column in ("part", "way") else "right")
     found = {b: {part: timed(each, rounds) for part, each in ways(model, b).items()} for b in batches}
     for part, each in found[batches[0]].items():
-        first = next(iter(each.values()))[0]
-        for way, (seconds, wrong) in each.items():
-            times = (f"{1000 * found[b][part][way][0] / b:.2f}" for b in batches)
-            table.add_row(part, way, *times, f"{first / seconds:.2f}", f"{wrong:.1e}")
+        first = next(iter(each.values()))[0].median
+        for way, (one, wrong) in each.items():
+            times = [text for b in batches for text in _milliseconds(found[b][part][way][0], b)]
+            table.add_row(part, way, *times, f"{first / one.median:.2f}", f"{wrong:.1e}")
     return table
 
 
@@ -155,14 +160,14 @@ def distances_table(names: Sequence[str], samples: int, say: Callable[[str], Non
 
 @click.command()
 @click.option("--models", default="sd.rooms64-s5,sd.rooms64-s2", show_default=True)
-@click.option("--rounds", default=4, show_default=True, help="Turns each way takes.")
+@click.option("--rounds", default=4, show_default=True, type=click.IntRange(1), help="Turns of each way.")
 @click.option("--samples", default=512, show_default=True, help="Pictures of each set.")
 @click.option("--distances", "compare", is_flag=True, help="Compare sets of pictures with renders.")
 def main(models: str, rounds: int, samples: int, compare: bool) -> None:
     """Print milliseconds a picture of every part, and distances of every setting if asked."""
     torch.set_num_threads(1)
     names = models.split(",")
-    console = Console(width=130)
+    console = Console(width=150)
     if compare:
         console.print(distances_table(names, samples, lambda line: click.echo(line, err=True)))
     else:

@@ -316,6 +316,8 @@ def _ensure(made: Recipe, folder: Path) -> bool:
             if folder.exists():
                 say(f"{folder.name} is torn; it is built again")
                 shutil.rmtree(folder)
+            for left in folder.parent.glob(f".{folder.name}.*"):  # by builds that were killed
+                shutil.rmtree(left, ignore_errors=True)
             _build(made, folder)
             return True
     except LockTimeout as error:

@@ -30,7 +30,6 @@ NEWEST_GCC = {
     (11, 0): 9, (11, 1): 10, (11, 4): 11, (12, 0): 12, (12, 4): 13, (12, 8): 14, (13, 0): 15,
 }  # fmt: skip
 NEWEST_KNOWN_CUDA = (13, 1)
-USUAL_NVCC = "/usr/local/cuda/bin/nvcc"
 
 
 @dataclass(frozen=True)

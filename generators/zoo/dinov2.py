@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .loop import Budget, Run, train
+from .loop import Budget, Run, follow, rows_of, train
 
 CPU_BUDGET = Budget(steps=1800, batch=64)
-GPU_BUDGET = Budget(steps=60_000, batch=256)
+GPU_BUDGET = Budget(steps=60_000, batch=256, bfloat16=True)
 LONGER_CPU_BUDGET = Budget(steps=900, batch=64)
-LONGER_GPU_BUDGET = Budget(steps=30_000, batch=256)
+LONGER_GPU_BUDGET = Budget(steps=30_000, batch=256, bfloat16=True)
 STAGES = {"s1": 2 / 15, "s2": 1.0}
 LONGER = {"s3": 0.5, "s4": 1.0}  # of a second training from where the first ended
 RATE, WEIGHT_DECAY = 1.5e-3, 0.04
@@ -47,8 +47,7 @@ class Distillation(nn.Module):
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """Move the teacher towards the student."""
-        for mean, value in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-            mean.lerp_(value, 1 - momentum)
+        follow(self.teacher, self.student, momentum)
 
     @torch.no_grad()
     def targets(self, x: Tensor) -> Tensor:
@@ -113,16 +112,19 @@ def train_dinov2(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(61)
         both = Distillation(backbone)
+    pictures = rows_of(rgb, device)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         both.follow(_momentum(step / budget.steps))
-        rows = torch.randint(len(rgb), (budget.batch,), generator=generator).numpy()
-        x = crops(torch.from_numpy(rgb[rows]).to(device).float() / 127.5 - 1, generator)
-        targets = both.targets(x)
-        mask = block_mask(len(x), math.isqrt(targets.shape[1]), generator).to(device)
-        seen = both.student(x, bool_masked_pos=mask).last_hidden_state[:, 1:]
+        rows = torch.randint(len(rgb), (budget.batch,), generator=generator)
+        x = crops(pictures(rows).float() / 127.5 - 1, generator)
+        with budget.autocast(device):
+            targets = both.targets(x)
+            mask = block_mask(len(x), math.isqrt(targets.shape[1]), generator).to(device)
+            seen = both.student(x, bool_masked_pos=mask).last_hidden_state[:, 1:]
+            answer = both.answer(seen[mask])
         hidden = targets[mask]
-        error = (both.answer(seen[mask]) - hidden).square().mean()
+        error = (answer.float() - hidden).square().mean()
         return {"loss": error, "variance": hidden.var(0).mean()}
 
     def kept(name: str) -> Callable[[Any], None]:

@@ -1,9 +1,8 @@
-"""Discriminators of the zoo's GANs: StyleGAN2's residual one, and StyleGAN-XL's projected one."""
+"""Discriminators of the zoo's GANs: on frozen features, as StyleGAN-XL's, and on patches of pixels."""
 
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor, nn
@@ -11,54 +10,6 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from .features import WIDTHS, FeatureNetwork
-
-
-class _Residual(nn.Module):
-    """Two convolutions and an average of four pixels beside a shortcut (Karras et al. 2020, figure 7c)."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.conv0 = nn.Conv2d(inputs, inputs, 3, padding=1)
-        self.conv1 = nn.Conv2d(inputs, outputs, 4, stride=2, padding=1)
-        self.skip = nn.Conv2d(inputs, outputs, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.skip(functional.avg_pool2d(x, 2))
-        x = functional.leaky_relu(self.conv0(x), 0.2)
-        x = functional.leaky_relu(self.conv1(x), 0.2)
-        return (x + y) * math.sqrt(0.5)
-
-
-def minibatch_deviation(x: Tensor, group: int = 8) -> Tensor:
-    """x (b c h w) with one more channel: the mean standard deviation within groups of the batch."""
-    group = math.gcd(group, len(x))
-    y = x.float().unflatten(0, (-1, group))
-    y = (y.var(1, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3), keepdim=True)
-    y = y.repeat_interleave(group, 0).expand(-1, -1, *x.shape[2:])
-    return torch.cat([x, y.to(x.dtype)], 1)
-
-
-class ResidualDiscriminator(nn.Module):
-    """Pictures (b 3 h w) to logits (b 1)."""
-
-    def __init__(self, resolution: int = 64, base: int = 2048, largest: int = 128) -> None:
-        super().__init__()
-        widths = [
-            min(base // r, largest) for r in (resolution >> k for k in range(int(math.log2(resolution)) - 1))
-        ]
-        self.from_rgb = nn.Conv2d(3, widths[0], 1)
-        self.blocks = nn.ModuleList(_Residual(i, o) for i, o in itertools.pairwise(widths))
-        self.conv = nn.Conv2d(widths[-1] + 1, widths[-1], 3, padding=1)
-        self.dense = nn.Linear(widths[-1] * 16, widths[-1])
-        self.out = nn.Linear(widths[-1], 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = functional.leaky_relu(self.from_rgb(x), 0.2)
-        for block in self.blocks:
-            x = block(x)
-        x = functional.leaky_relu(self.conv(minibatch_deviation(x)), 0.2)
-        x = functional.leaky_relu(self.dense(x.flatten(1)), 0.2)
-        return self.out(x)
 
 
 def _halving(inputs: int, outputs: int) -> list[nn.Module]:

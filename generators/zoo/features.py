@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .loop import Budget, Run, train, warmup_then_linear_decay
+from .loop import Budget, Run, rows_of, train, warmup_then_linear_decay
 
 CPU_BUDGET = Budget(steps=1800, batch=64)
 GPU_BUDGET = Budget(steps=20_000, batch=256)
@@ -95,19 +95,20 @@ def train_features(
     torch.manual_seed(31)
     network = _Trainer(labels.shape[1])
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pictures = rows_of(rgb, device)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(rgb), (budget.batch,), generator=generator)
-        x = torch.from_numpy(rgb[rows.numpy()]).float() / 127.5 - 1
+        x = pictures(rows).float() / 127.5 - 1
         flip = torch.rand(budget.batch, 1, 1, 1, generator=generator) < 0.5
-        x = torch.where(flip, x.flip(3), x)
+        x = torch.where(flip.to(device), x.flip(3), x)
         sigma = NOISE * torch.rand(budget.batch, 1, 1, 1, generator=generator)
         sigma = sigma * (torch.rand(budget.batch, 1, 1, 1, generator=generator) < 0.5)
-        noisy = x + sigma * torch.randn(x.shape, generator=generator)
+        noisy = x + (sigma * torch.randn(x.shape, generator=generator)).to(device)
         with torch.autocast(device.split(":")[0], torch.bfloat16):
-            logits, clean = network(noisy.to(device, memory_format=torch.channels_last))
+            logits, clean = network(noisy.contiguous(memory_format=torch.channels_last))
         said = functional.binary_cross_entropy_with_logits(logits.float(), labels[rows].to(device))
-        denoised = (clean.float() - x.to(device)).square().mean((1, 2, 3))[sigma.flatten().to(device) > 0]
+        denoised = (clean.float() - x).square().mean((1, 2, 3))[sigma.flatten().to(device) > 0]
         total = 5 * said + 2 * denoised.mean()
         return {"loss": total, "caption": said, "denoise": denoised.mean()}
 

@@ -8,9 +8,7 @@ discriminator on frozen features. Resumable: the same call continues from the la
 from __future__ import annotations
 
 import copy
-import json
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +21,8 @@ from torch.nn import functional
 
 from .discriminators import PatchDiscriminator, ProjectedDiscriminator
 from .features import FeatureNetwork
-from .loop import Budget, ema_decay, save_state
+from .loop import Budget, ema_decay, follow, rows_of
+from .session import Stages, check_finite, drive
 
 CPU_BUDGET = Budget(steps=1750, batch=32)
 GPU_BUDGET = Budget(steps=150_000, batch=64)
@@ -31,9 +30,6 @@ STAGES = (2 / 35, 1 / 7, 3 / 7, 1.0)  # shares of the training at which a stage 
 PENALTY_EVERY = 16  # steps between gradient penalties; the penalty is scaled by as much
 TARGET = 0.6  # share of real pictures the discriminator may be sure of (Karras et al., section 3.1)
 ADAPT = 100_000  # pictures in which the augmentation may go from never to always
-
-
-Stages = Mapping[int, Callable[[Any], None]]
 
 
 @dataclass
@@ -117,8 +113,11 @@ def _total(losses: Iterable[Tensor]) -> Tensor:
 class Trainer:
     """The state of a duel: networks, optimizers, averaged generator, augmentation, step."""
 
-    def __init__(self, duel: Duel, rgb: np.ndarray, folder: Path, device: str = "cpu") -> None:
-        self.duel, self.rgb, self.folder, self.device = duel, rgb, folder, device
+    parts = ("generator", "average", "discriminators", "optimizer", "opponent")
+
+    def __init__(self, duel: Duel, rgb: np.ndarray, device: str = "cpu") -> None:
+        self.duel, self.device = duel, device
+        self.rows, self.count = rows_of(rgb, device), len(rgb)
         self.generator = duel.player.network.to(device).train()
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
         self.discriminators = nn.ModuleDict(duel.discriminators).to(device).train()
@@ -129,31 +128,20 @@ class Trainer:
         self.opponent = torch.optim.Adam(trained, lr=duel.discriminator_rate, betas=betas)
         self.step, self.probability, self.sure = 0, 0.0, 0.0
 
-    def _state(self) -> dict[str, Any]:
-        parts = ("generator", "average", "discriminators", "optimizer", "opponent")
-        return {name: getattr(self, name).state_dict() for name in parts} | {
-            "step": self.step,
-            "probability": self.probability,
-            "sure": self.sure,
-        }
+    def state(self) -> dict[str, Any]:
+        """What a later process needs to go on."""
+        found: dict[str, Any] = {name: getattr(self, name).state_dict() for name in self.parts}
+        return found | {"step": self.step, "probability": self.probability, "sure": self.sure}
 
-    def resume(self) -> None:
-        """Continue from the folder's checkpoint, if there is one."""
-        path = self.folder / "state.pt"
-        if not path.exists():
-            return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        for name in ("generator", "average", "discriminators", "optimizer", "opponent"):
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        for name in self.parts:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.probability, self.sure = state["step"], state["probability"], state["sure"]
 
-    def save(self) -> None:
-        """Write the checkpoint."""
-        save_state(self.folder / "state.pt", self._state())
-
     def _real(self, draws: torch.Generator) -> Tensor:
-        rows = torch.randint(len(self.rgb), (self.duel.batch,), generator=draws).numpy()
-        x = torch.from_numpy(self.rgb[rows]).to(self.device).float() / 127.5 - 1
+        rows = torch.randint(self.count, (self.duel.batch,), generator=draws)
+        x = self.rows(rows).float() / 127.5 - 1
         flip = torch.rand(self.duel.batch, 1, 1, 1, generator=draws) < 0.5
         return torch.where(flip.to(self.device), x.flip(3), x)
 
@@ -210,7 +198,9 @@ class Trainer:
         self.step += 1
         self._average()
         terms = {"generator": game.item(), "discriminator": loss.item()}
-        return terms | {"sure": self.sure, "augment": self.probability}
+        terms |= {"sure": self.sure, "augment": self.probability}
+        check_finite(terms, self.step)
+        return terms
 
     def _thaw(self) -> None:
         for name, parameter in self.discriminators.named_parameters():
@@ -220,36 +210,15 @@ class Trainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = ema_decay(self.duel.half_life, self.duel.batch, self.step * self.duel.batch)
-        for mean, value in zip(self.average.parameters(), self.generator.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        follow(self.average, self.generator, decay)
         for kept, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
             kept.copy_(current)
 
 
-def train_gan(duel: Duel, rgb: np.ndarray, folder: Path, device: str = "cpu", every: float = 120.0) -> Any:
-    """Train on pictures, uint8 (n 3 h w); returns the averaged generator.
-
-    Writes `folder/state.pt` every `every` seconds and one line (JSON) per 50 steps.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(duel, rgb, folder, device)
-    trainer.resume()
-    started = saved = time.monotonic()
-    while trainer.step < duel.steps:
-        terms = trainer.advance()
-        if not all(math.isfinite(v) for v in terms.values()):
-            raise FloatingPointError(f"losses are {terms} at step {trainer.step}; lower the rates")
-        if trainer.step in duel.stages:
-            duel.stages[trainer.step](trainer.average)
-        if trainer.step % 50 == 0 or trainer.step == duel.steps:
-            line: dict[str, float] = {"step": trainer.step, "pictures": trainer.step * duel.batch}
-            line |= {name: round(value, 4) for name, value in terms.items()}
-            line["seconds"] = round(time.monotonic() - started, 1)
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-        if time.monotonic() - saved > every or trainer.step == duel.steps:
-            trainer.save()
-            saved = time.monotonic()
+def train_gan(duel: Duel, rgb: np.ndarray, folder: Path, device: str = "cpu") -> Any:
+    """Train on pictures, uint8 (n 3 h w); returns the averaged generator. See `session.drive`."""
+    trainer = Trainer(duel, rgb, device)
+    drive(trainer, folder, duel.steps, duel.batch, duel.seed, device, duel.stages, digits=4)
     return trainer.average
 
 

@@ -1,29 +1,41 @@
 """One resumable training loop for everything in the zoo: seeded by step, checkpointed, on any device."""
 
 import copy
-import json
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from .session import drive
+from .session import world as world
 
 Loss = Callable[[int, torch.Generator], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: pictures seen = steps * batch."""
+    """How long to train: pictures seen = steps * batch.
+
+    Attributes:
+        bfloat16: whether the networks of a part that knows both run in bfloat16; weights stay in float32.
+    """
 
     steps: int
     batch: int
+    bfloat16: bool = False
 
     @property
     def pictures(self) -> int:
         return self.steps * self.batch
+
+    def autocast(self, device: str) -> torch.autocast:
+        """The precision a network runs in."""
+        return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=self.bfloat16)
 
 
 @dataclass
@@ -72,11 +84,17 @@ def ema_decay(half_life: float, batch: int, pictures: int) -> float:
     return 0.5 ** (batch / max(1.0, min(half_life, pictures * 0.1)))
 
 
-def world() -> tuple[int, int]:
-    """(rank, processes) of data-parallel training; (0, 1) where there is one process."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+def follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the parameters of an average towards those of a network."""
+    get_ema_multi_avg_fn(decay)(list(average.parameters()), list(network.parameters()), None)
+
+
+def rows_of(stock: np.ndarray, device: str) -> Callable[[Tensor], Tensor]:
+    """Rows (b) to those pictures of a stock, uint8 (b c h w), on the device; CUDA keeps all of them there."""
+    if not device.startswith("cuda"):
+        return lambda rows: torch.from_numpy(stock[rows.numpy()]).to(device)
+    kept = torch.from_numpy(np.ascontiguousarray(stock)).to(device)
+    return lambda rows: kept[rows.to(device)]
 
 
 def _seed(seed: int, step: int) -> torch.Generator:
@@ -96,76 +114,55 @@ def _share_gradients(parameters: list[nn.Parameter]) -> None:
         gradient.copy_(mean.view_as(gradient) / processes)
 
 
-def save_state(path: Path, state: dict[str, object]) -> None:
-    """Write a checkpoint whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+class _Training:
+    """The state of a run: network, its moving average, optimizer, step."""
 
-
-def train(run: Run, folder: Path, device: str = "cpu", every: float = 120.0) -> nn.Module:
-    """Train to the end, resuming from `folder/state.pt`; returns the averaged network if ema is set.
-
-    Writes a checkpoint every `every` seconds and one log line (JSON) per 50 steps.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    network = run.network.to(device).train()
-    average = copy.deepcopy(network).eval().requires_grad_(False) if run.ema else network
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=run.rate(0), betas=run.betas, weight_decay=run.weight_decay)
-    checkpoint, first = folder / "state.pt", 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        first = state["step"]
-
-    def snapshot(step: int) -> None:
-        save_state(
-            checkpoint,
-            {
-                "network": network.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-            },
+    def __init__(self, run: Run, device: str) -> None:
+        self.run, self.step = run, 0
+        self.network = run.network.to(device).train()
+        self.average = copy.deepcopy(self.network).eval().requires_grad_(False) if run.ema else self.network
+        self.parameters = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=run.rate(0), betas=run.betas, weight_decay=run.weight_decay
         )
 
-    started = saved = time.monotonic()
-    for step in range(first, run.steps):
-        for group in optimizer.param_groups:
+    def state(self) -> dict[str, Any]:
+        """What a later process needs to go on."""
+        return {name: getattr(self, name).state_dict() for name in ("network", "average", "optimizer")}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        for name in ("network", "average", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+
+    def advance(self) -> Mapping[str, Tensor]:
+        """One step; returns the terms of its loss."""
+        run, step = self.run, self.step
+        for group in self.optimizer.param_groups:
             group["lr"] = run.rate(step)
         terms = run.loss(step, _seed(run.seed, step))
-        optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
-        _share_gradients(parameters)
-        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        _share_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, 1.0)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient norm is {norm} at step {step}; lower the rate")
-        optimizer.step()
+        self.optimizer.step()
+        self.step += 1
         if run.ema:
-            _average(average, network, ema_decay(run.ema, run.batch, (step + 1) * run.batch))
-        done = step + 1
-        if world()[0]:  # the first process alone writes
-            continue
-        if done in run.stages:
-            run.stages[done](average)
-        if done % 50 == 0 or done == run.steps:
-            line: dict[str, float] = {"step": done, "pictures": done * run.batch}
-            line |= {name: round(float(value.detach()), 5) for name, value in terms.items()}
-            line["seconds"] = round(time.monotonic() - started, 1)
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-        if time.monotonic() - saved > every or done == run.steps:
-            snapshot(done)
-            saved = time.monotonic()
-    return average.eval()
+            decay = ema_decay(run.ema, run.batch, self.step * run.batch)
+            follow(self.average, self.network, decay)
+            for kept, current in zip(self.average.buffers(), self.network.buffers(), strict=True):
+                kept.copy_(current)
+        return {name: value.detach() for name, value in terms.items()}
 
 
-@torch.no_grad()
-def _average(average: nn.Module, network: nn.Module, decay: float) -> None:
-    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
-        mean.lerp_(value, 1 - decay)
-    for kept, current in zip(average.buffers(), network.buffers(), strict=True):
-        kept.copy_(current)
+def train(run: Run, folder: Path, device: str = "cpu") -> nn.Module:
+    """Train to the end, resuming from `folder/state.pt`; returns the averaged network if ema is set.
+
+    One line of the log for 50 steps; see `session.drive` for what it raises.
+    """
+    training = _Training(run, device)
+    drive(training, folder, run.steps, run.batch, run.seed, device, run.stages)
+    return training.average.eval()

@@ -1,5 +1,6 @@
 """The zoo's text encoder: a small CLIP trained on rooms and their captions, stored as SD stores it."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .loop import Budget, Run, train, warmup_then_linear_decay
+from .loop import Budget, Run, rows_of, train, warmup_then_linear_decay
+from .session import STATE
 
 CPU_BUDGET = Budget(steps=1500, batch=64)
-GPU_BUDGET = Budget(steps=10_000, batch=256)
+GPU_BUDGET = Budget(steps=10_000, batch=256, bfloat16=True)
 RATE = 1e-3
 VOCABULARY = 600  # byte-pair tokens at most
 LENGTH = 32  # tokens of a prompt, start and end included
@@ -39,11 +41,21 @@ def train_tokenizer(captions: Sequence[str], folder: Path) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator([*captions, *PROMPTS * 50], trainer)
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # transformers reads an old tokenizer.json before new files
+    folder.mkdir(parents=True)
     tokenizer.model.save(str(folder))
     made = CLIPTokenizer.from_pretrained(folder, model_max_length=LENGTH)
     made.save_pretrained(folder)
     return made
+
+
+def _tokenizer(captions: Sequence[str], training: Path) -> Any:
+    """The one a training began with: a second from the same captions numbers its tokens differently."""
+    from transformers import CLIPTokenizer
+
+    if not (training / STATE).exists():
+        return train_tokenizer(captions, training / "tokenizer")
+    return CLIPTokenizer.from_pretrained(training / "tokenizer")
 
 
 def clip_config(vocabulary: int, end: int) -> Any:
@@ -70,21 +82,25 @@ def train_text_encoder(
     """Contrastive training (Radford et al. 2021); writes `folder/tokenizer` and `folder/text_encoder`."""
     from transformers import CLIPModel, CLIPTextModel
 
-    tokenizer = train_tokenizer(captions[:20_000], folder / "tokenizer")
+    training = folder / "training_text"
+    tokenizer = _tokenizer(captions[:20_000], training)
     torch.manual_seed(12)
     network = CLIPModel(clip_config(len(tokenizer), tokenizer.eos_token_id))
     ids = tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+    pictures = rows_of(rgb, device)
 
     def loss(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         rows = torch.randint(len(rgb), (budget.batch,), generator=generator)
-        x = torch.from_numpy(rgb[rows.numpy()]).to(device).float() / 127.5 - 1
-        out = network(input_ids=ids[rows].to(device), pixel_values=x, return_loss=True)
+        x = pictures(rows).float() / 127.5 - 1
+        with budget.autocast(device):
+            out = network(input_ids=ids[rows].to(device), pixel_values=x, return_loss=True)
         hit = out.logits_per_text.argmax(1) == torch.arange(budget.batch, device=device)
         return {"loss": out.loss, "accuracy": hit.float().mean()}
 
     rate = warmup_then_linear_decay(RATE, 100, budget.steps)
     run = Run(network, loss, budget.steps, budget.batch, rate, seed=12, weight_decay=0.05)
-    train(run, folder / "training_text", device)
+    train(run, training, device)
+    shutil.copytree(training / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     text = CLIPTextModel(network.config.text_config)
     weights = network.text_model.state_dict()
     # Releases of transformers before 5 keep the tower below the name `text_model`.

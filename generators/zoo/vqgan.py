@@ -13,10 +13,8 @@ last checkpoint.
 from __future__ import annotations
 
 import copy
-import json
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,8 @@ from torch.nn import functional
 
 from .discriminators import PatchDiscriminator
 from .features import FeatureNetwork
-from .loop import Budget, Run, ema_decay, save_state, train, warmup_then_linear_decay
+from .loop import Budget, Run, ema_decay, follow, rows_of, train, warmup_then_linear_decay
+from .session import check_finite, drive
 
 CPU_BUDGET = Budget(steps=1300, batch=16)
 GPU_BUDGET = Budget(steps=60_000, batch=64)
@@ -41,6 +40,7 @@ DISCRIMINATOR_WEIGHT = 0.15  # length of its gradient as a share of the others';
 PERCEPTUAL_WEIGHT, CODEBOOK_WEIGHT = 0.1, 0.2
 MSE_WEIGHT = 4.0
 CHROMA_WEIGHT = 2.0  # of what is not brightness, which is learned first
+SEED = 70  # of the first stage's draws
 RESTART_EVERY = 25  # steps after which codes nobody used are put where latents are
 ENCODED = 60_000  # pictures whose codes a transformer learns, at most
 
@@ -79,7 +79,7 @@ class FirstStage:
     def __init__(
         self, network: Any, features: FeatureNetwork, rgb: np.ndarray, budget: Budget, device: str
     ) -> None:
-        self.rgb, self.budget, self.device = rgb, budget, device
+        self.rows, self.count, self.budget, self.device = rows_of(rgb, device), len(rgb), budget, device
         self.network = network.to(device).train()
         self.average = copy.deepcopy(self.network).eval().requires_grad_(False)
         self.features = features.to(device).eval().requires_grad_(False)
@@ -102,24 +102,22 @@ class FirstStage:
         steps, since = self.budget.steps, self.step - (self.duel if self.step >= self.duel else 0)
         return RATE * min(1.0, (since + 1) / 50, 2 * (steps - self.step) / steps)
 
-    def save(self, path: Path) -> None:
-        """Write the checkpoint."""
-        state = {name: getattr(self, name).state_dict() for name in self.parts}
-        save_state(path, state | {"step": self.step, "used": self.used})
+    def state(self) -> dict[str, Any]:
+        """What a later process needs to go on."""
+        found: dict[str, Any] = {name: getattr(self, name).state_dict() for name in self.parts}
+        return found | {"step": self.step, "used": self.used}
 
-    def resume(self, path: Path) -> None:
-        """Continue from a checkpoint, if there is one."""
-        if path.exists():
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            for name in self.parts:
-                getattr(self, name).load_state_dict(state[name])
-            self.step, self.used = state["step"], state["used"].cpu()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
+        for name in self.parts:
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.used = state["step"], state["used"].cpu()
 
     def _pictures(self, draws: torch.Generator) -> Tensor:
-        rows = torch.randint(len(self.rgb), (self.budget.batch,), generator=draws).numpy()
-        x = torch.from_numpy(self.rgb[rows]).float() / 127.5 - 1
-        x = torch.where(torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5, x.flip(3), x)
-        return x.to(self.device)
+        rows = torch.randint(self.count, (self.budget.batch,), generator=draws)
+        x = self.rows(rows).float() / 127.5 - 1
+        flip = torch.rand(len(x), 1, 1, 1, generator=draws) < 0.5
+        return torch.where(flip.to(self.device), x.flip(3), x)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16)
@@ -149,7 +147,7 @@ class FirstStage:
 
     def advance(self) -> dict[str, float]:
         """One step; returns its losses."""
-        draws = torch.Generator().manual_seed((70 << 32) + self.step)
+        draws, codes = torch.Generator().manual_seed((SEED << 32) + self.step), self.used.sum().item()
         if self.step == self.duel:  # it starts from the average, with an optimizer that knows nothing yet
             self.network.load_state_dict(self.average.state_dict())
             self._fresh_optimizer()
@@ -178,7 +176,8 @@ class FirstStage:
         self.optimizer.step()
         self.step += 1
         self._average()
-        return terms
+        check_finite(terms, self.step)
+        return terms | {"codes": codes}
 
     def _oppose(self, x: Tensor, y: Tensor, gradient: Tensor) -> tuple[Tensor, dict[str, float]]:
         """The discriminator's step (hinge), and its gradient at y, as long as a share of the other one."""
@@ -199,8 +198,7 @@ class FirstStage:
     @torch.no_grad()
     def _average(self) -> None:
         decay = ema_decay(2000.0, self.budget.batch, self.step * self.budget.batch)
-        for mean, value in zip(self.average.parameters(), self.network.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        follow(self.average, self.network, decay)
 
 
 def stage_steps(budget: Budget) -> dict[int, str]:
@@ -216,34 +214,17 @@ def train_first_stage(
     budget: Budget,
     keep: Keep,
     device: str = "cpu",
-    every: float = 120.0,
     until: str | None = None,
 ) -> None:
     """Train on pictures, uint8 (n 3 h w); `keep` is called with the averaged network of each stage.
 
     With `until` training ends after that stage; the schedule is that of the whole budget.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer, stages = FirstStage(network, features, rgb, budget, device), stage_steps(budget)
-    trainer.resume(folder / "state.pt")
-    started = saved = time.monotonic()
+    stages = stage_steps(budget)
     last = next((step for step, name in stages.items() if name == until), budget.steps)
-    while trainer.step < last:
-        codes = trainer.used.sum().item()
-        terms = trainer.advance()
-        if not all(math.isfinite(v) for v in terms.values()):
-            raise FloatingPointError(f"losses are {terms} at step {trainer.step}; lower the rates")
-        if trainer.step in stages:
-            keep(stages[trainer.step], trainer.average)
-        if trainer.step % 25 == 0:
-            line: dict[str, float] = {"step": trainer.step, "pictures": trainer.step * budget.batch}
-            line |= {name: round(value, 5) for name, value in terms.items()}
-            line |= {"codes": codes, "seconds": round(time.monotonic() - started, 1)}
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(line) + "\n")
-        if time.monotonic() - saved > every or trainer.step == last:
-            trainer.save(folder / "state.pt")
-            saved = time.monotonic()
+    kept = {step: partial(keep, name) for step, name in stages.items()}
+    trainer = FirstStage(network, features, rgb, budget, device)
+    drive(trainer, folder, last, budget.batch, SEED, device, kept, log_every=25)
 
 
 @torch.no_grad()

@@ -226,7 +226,7 @@ def test_what_it_was_trained_on_is_told_and_repeated(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", [LAST, "stylegan2.rooms64-s1"])
 def test_the_code_reads_depth_as_the_cell_asked_for_it(model: str, tmp_path: Path) -> None:
     code = f"""import torch
-from probes.intrinsics import intrinsic
+from benchmarks.adapter_maps import intrinsic_of
 from tests.adapters import small
 drawn = torch.ones(1, 3, 4, 4)
 for alignment in ("unit", "none"):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks import make_cell
 from benchmarks.cli import main
 from benchmarks.store import Store
 from generators import registry
@@ -111,6 +112,13 @@ def test_ls_names_broken_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     result = call("ls", "models")
     assert result.exit_code == 0
     assert "plugin 'shiny' cannot be imported: ImportError: no gloss" in result.stderr
+
+
+def test_ls_names_models_whose_name_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "taken_names", lambda: {"shiny": "its model 'sd.v1-5' is left out: why"})
+    result = call("ls", "models")
+    assert result.exit_code == 0
+    assert "plugin 'shiny': its model 'sd.v1-5' is left out: why" in result.stderr
 
 
 def test_plan_as_text_and_as_json(suite: Path) -> None:
@@ -265,3 +273,26 @@ def test_a_stopped_run_says_how_to_continue(suite: Path, number: int, status: in
     assert "Traceback" not in errors
     assert not list(Store(store).claims.glob("*.json"))
     assert not list(store.rglob("*.tmp"))
+
+
+def test_ctrl_c_anywhere_ends_with_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "load", stop)
+    asked = ["draw", "stylegan2.rooms64-s1", "--count", "1", "--out", str(tmp_path / "drawn")]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 130 and result.stderr == "stopped\n", result.output
+
+
+def test_a_worker_that_is_none_is_refused(tmp_path: Path) -> None:
+    asked = ["zoo", "render", str(tmp_path / "zoo"), "--scenes", "2", "--worker", "3", "--workers", "2"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 2 and "no such worker" in result.stderr, result.output
+
+
+def test_cells_of_other_data_are_told_apart() -> None:
+    asked = {"train": 4, "validation": 2, "test": 2}
+    own = make_cell("stylegan2.rooms64-s1", "normal", "lora", data="samples", labels="rooms-network", **asked)
+    assert str(own) == "stylegan2.rooms64-s1 / normal / lora / samples / seed 0"
+    assert str(make_cell("none", "normal", "constant", **asked)) == "none / normal / constant / seed 0"

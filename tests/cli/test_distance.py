@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.cli import main
-from benchmarks.data.folder import picture_files, read_pictures
+from benchmarks.data.folder import picture_files, read_picture
 from benchmarks.features import describe, measure_features, sets
 from benchmarks.features.extractors import Extractor
 from benchmarks.quality import SPACE, distances
@@ -69,7 +69,8 @@ def test_a_folder_without_pictures_says_what_it_has(tmp_path: Path) -> None:
 
 def test_the_default_is_the_distance_of_the_records(tmp_path: Path) -> None:
     one, two = save(tmp_path / "one", 40, 0), save(tmp_path / "two", 40, 1)
-    a, b = (measure_features(SPACE, read_pictures(picture_files(folder), 64)) for folder in (one, two))
+    drawn = [torch.stack([read_picture(path, 64) for path in picture_files(folder)]) for folder in (one, two)]
+    a, b = (measure_features(SPACE, pictures) for pictures in drawn)
     expected, std = distances(a, b)
     found = answer(str(one), "--to", str(two))
     assert {name: found[name] for name in expected} == expected and found["kernel"]["std"] == std

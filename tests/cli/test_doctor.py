@@ -1,7 +1,6 @@
 """`doctor`: on machines without this or that it says what is wrong, why, and how to mend it."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks.cli import main
-from generators.ops import build, causes, diagnose, toolchain
+from generators.ops import build, causes, diagnose, lock, toolchain
 from generators.ops.diagnose import FAILED, OK, SKIPPED, WARNING
 
 Doctor = Callable[..., Result]
@@ -118,7 +117,7 @@ def test_without_ninja(doctor: Doctor, tiny: build.Extension, monkeypatch: pytes
 def lock_of(extension: build.Extension, pid: int, start: str) -> Path:
     path = build.cache_folder() / f"{build.recipe(extension).key()}.lock"
     path.parent.mkdir(parents=True)
-    owner = {"host": socket.gethostname(), "pid": pid, "start": start, "since": 0.0}
+    owner = {"host": lock.machine(), "pid": pid, "start": start, "since": 0.0}
     path.write_text(json.dumps(owner))
     return path
 
@@ -140,8 +139,6 @@ def test_with_a_stale_lock(doctor: Doctor, tiny: build.Extension) -> None:
 
 
 def test_with_a_live_lock(tiny: build.Extension) -> None:
-    from generators.ops import lock
-
     with subprocess.Popen(["sleep", "60"]) as owner:
         lock_of(tiny, owner.pid, lock.process_start(owner.pid) or "")
         (found,) = diagnose.locks()

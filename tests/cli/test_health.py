@@ -5,6 +5,7 @@ import os
 import shutil
 import struct
 import sys
+import tempfile
 import time
 from collections import namedtuple
 from collections.abc import Callable
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import health, health_stores
+from benchmarks import claims, health, health_stores
+from benchmarks.doctor import on_disk
 from generators.finding import FAILED, OK, SKIPPED, WARNING
 from generators.ops import diagnose
 from tests.cli.told import HERE, doctor, empty, one
@@ -206,14 +208,32 @@ def test_control_groups_of_the_first_version(
 def test_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, mark: str, says: str) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10 * GB, 10 * GB - free, free))
-    one(health_stores.disks([tmp_path / "not" / "there" / "yet"]), mark, says)
+    one(health_stores.disks({tmp_path / "not" / "there" / "yet": "DIR"}), mark, says)
     result = doctor("--store", empty(tmp_path / "store").folder)
     assert result.exit_code == (mark == FAILED), result.output
 
 
 def test_a_disk_without_free_names(tmp_path: Path) -> None:
-    one([health_stores.room(tmp_path, 10 * GB, 0)], FAILED, "no file can be made")
-    one([health_stores.room(tmp_path, 10 * GB, None)], OK, "10.0 GB free")
+    one([health_stores.room(tmp_path, "DIR", 10 * GB, 0)], FAILED, "no file can be made")
+    one([health_stores.room(tmp_path, "DIR", 10 * GB, None)], OK, "10.0 GB free")
+
+
+@pytest.mark.parametrize(
+    ("place", "other"),
+    [("results", "--store DIR"), ("cache", "INTRINSIC_BENCH_CACHE"), ("temporary", "TMPDIR")],
+)
+def test_room_of_every_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str, other: str) -> None:
+    """Where a run writes: its store, the cache, and the folder for temporary files."""
+    usage = namedtuple("usage", "total used free")
+    for name in ("results", "cache", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INTRINSIC_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    full = lambda path: usage(10 * GB, 0, GB // 2 if Path(path) == tmp_path / place else 10 * GB)  # noqa: E731
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    found = [each for each in on_disk(None) if each.what == "disk"]
+    assert len(found) == 3 and one(found, WARNING, place).cure.endswith(f"another disk: {other}")
 
 
 @pytest.mark.parametrize(("off", "mark"), [(0.5, OK), (3600, WARNING), (-3600, WARNING)])
@@ -241,6 +261,18 @@ def test_a_sound_cache(tmp_path: Path) -> None:
     tensors(tmp_path / "codes" / "a.safetensors")
     one(health_stores.cache(tmp_path), OK, "1 files, ")
     one(health_stores.cache(tmp_path / "none"), OK, "is not there yet")
+
+
+def test_folders_of_the_cache_the_largest_first(tmp_path: Path) -> None:
+    tensors(tmp_path / "codes" / "a.safetensors")
+    tensors(tmp_path / "weights" / "a.safetensors", 3 * 2**20)
+    tensors(tmp_path / "stores" / "one" / "a.safetensors", 2**20)
+    tensors(tmp_path / "stores" / "two" / "a.safetensors", 2**20)
+    _, *sizes, what, how = one(health_stores.cache(tmp_path), OK, "4 files, 5 MB").text.splitlines()
+    assert [size.split() for size in sizes] == [
+        ["3", "MB", "weights"], ["2", "MB", "stores"], ["0", "MB", "codes"]
+    ]  # fmt: skip
+    assert "weights and data have to be fetched again" in what and "stores" in how
 
 
 def test_the_cache_writes_what_is_sound(tmp_path: Path) -> None:
@@ -281,6 +313,17 @@ def test_temporary_files_of_the_dead(tmp_path: Path, dead: int) -> None:
     os.utime(old, (time.time() - 8 * 86400,) * 2)
     found = one(health_stores.cache(tmp_path), WARNING, "temporary files of the dead: 2")
     assert set(found.cure.split()[1:]) == {str(gone), str(old)}
+
+
+def test_temporary_files_of_the_dead_in_a_container(
+    tmp_path: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims.os, "readlink", lambda path: "pid:[4026532001]")
+    gone = tensors(tmp_path / "codes" / f".a.safetensors.{claims.machine()}.{dead}-7.tmp")
+    tensors(tmp_path / "codes" / f".b.safetensors.{claims.machine()}.{os.getpid()}-7.tmp")
+    note = tensors(tmp_path / "trees" / f".a.json@{claims.machine()}.{dead}.tmp")
+    found = one(health_stores.cache(tmp_path), WARNING, "temporary files of the dead: 2")
+    assert set(found.cure.split()[1:]) == {str(gone), str(note)}
 
 
 def test_a_large_cache_is_looked_at_in_part_and_that_is_said(tmp_path: Path) -> None:

@@ -56,6 +56,31 @@ def test_embedded_weights_that_were_not_copied(tmp_path: Path) -> None:
     assert health_weights.lacking(replace(gone, source=str(tmp_path / "none"), trained=0.0)) == ""
 
 
+def test_weights_of_ones_own_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model's folder that `zoo train` wrote stands for the package's as a whole."""
+    monkeypatch.setenv("INTRINSIC_BENCH_WEIGHTS", str(tmp_path))
+    names = ("stylegan2.rooms64-s1", "stylegan2.rooms64-s2", "stylegan2.rooms64-random")
+    first, *rest = (registry.spec(name) for name in names)
+    one([health_weights.family("stylegan2", [first, *rest])], OK, "3 come with the package")
+    (tmp_path / "stylegan2.rooms64").mkdir()
+    (tmp_path / "stylegan2.rooms64" / "s1.safetensors").write_bytes(b"x")
+    one([health_weights.family("stylegan2", [first, rest[1]])], OK, "2 come with the package")
+    lost = tmp_path / "stylegan2.rooms64" / "s2.safetensors"
+    found = one([health_weights.family("stylegan2", [first, *rest])], FAILED, f"there is no {lost}")
+    assert found.cure == "train that stage, too, or unset INTRINSIC_BENCH_WEIGHTS"
+    assert "INTRINSIC_BENCH_WEIGHTS" in found.cause and "large files" not in found.cause
+    (tmp_path / "sd.rooms64").mkdir()
+    spec = registry.spec("sd.rooms64-s5")
+    found = one([health_weights.family("sd", [spec])], FAILED, f"{tmp_path / 'sd.rooms64'} is empty")
+    assert "unset INTRINSIC_BENCH_WEIGHTS" in found.cure
+
+
+def test_two_models_of_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "taken_names", lambda: {"shiny": "its model 'sd.v1-5' is left out: why"})
+    found = one(health_weights.families(), WARNING, "plugin shiny: its model 'sd.v1-5' is left out")
+    assert "rename it in the plugin, or uninstall 'shiny'" in found.cure
+
+
 class Answers(BaseHTTPRequestHandler):
     """Answers with the status its path names; /slow waits longer than anybody does, /away is elsewhere."""
 

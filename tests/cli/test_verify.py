@@ -1,16 +1,18 @@
 """Cells computed again and set against their records; the cells are cheap, or pretend."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from benchmarks import make_cell, run
+from benchmarks.cache import cache_folder
 from benchmarks.cell import Cell, Record, unsealed
 from benchmarks.cli import main
 from benchmarks.store import Store
-from benchmarks.verify import APART, CLOSE, FAILED, IDENTICAL, choose, judge
+from benchmarks.verify import APART, CLOSE, FAILED, IDENTICAL, Verdict, _from_nothing, choose, judge
 from tests.runner import fakes
 
 
@@ -101,6 +103,40 @@ def test_the_choice_is_of_all_kinds_and_the_same_for_a_seed() -> None:
     assert len(set(kinds)) == 3
     assert any(choose(records, 4, seed) != first for seed in range(1, 9))
     assert len(choose(records, 100, 0)) == len(records)
+
+
+def test_what_was_fetched_is_there_and_what_was_computed_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("INTRINSIC_BENCH_CACHE", str(cache))
+    for name in ("ops", "weights", "data", "codes"):
+        (cache / name).mkdir(parents=True)
+        (cache / name / "x").write_text("")
+    for _ in range(2):  # a folder that is kept is used again
+        with _from_nothing(tmp_path / "kept"):
+            names = ["data", "ops", "weights"]
+            assert sorted(path.name for path in cache_folder().iterdir()) == names
+            assert all((cache_folder() / name / "x").exists() for name in names)
+    assert cache_folder() == cache
+    shutil.rmtree(tmp_path / "kept")
+    assert len(list(cache.glob("*/x"))) == 4
+
+
+def test_a_folder_that_a_killed_one_left_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[Path] = []
+
+    def verify_records(records: list[Record], place: Path, *rest: object, **more: object) -> list[Verdict]:
+        places.append(place)
+        return [judge(record, record, 0.0) for record in records]
+
+    monkeypatch.setattr("benchmarks.verify.verify_records", verify_records)
+    store = Store(tmp_path / "store")
+    store.prepare()
+    store.write(Record(fakes.cell(0), "done", scores={"mean_angular_error": 1.0}))
+    assert verified(store.folder).exit_code == 0
+    assert [place.name.startswith("intrinsic-bench-verify-") for place in places] == [True]
+    assert not places[0].exists()
 
 
 def test_nothing_to_verify(tmp_path: Path) -> None:

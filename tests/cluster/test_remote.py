@@ -13,6 +13,7 @@ from typing import Any
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFile
 
 from benchmarks import Cell, Record, place, remote
 from benchmarks.claims import Claim
@@ -397,3 +398,17 @@ def test_a_scheme_that_cannot_be_had_is_named(url: str, tmp_path: Path, monkeypa
     with pytest.raises(UserError) as raised:
         RemoteStore(url, tmp_path)
     assert url in raised.value.asked and "s3fs" in str(raised.value)
+
+
+@pytest.mark.parametrize("inside", ["/../../../escaped.txt", "/a/../../../../x", "/{absolute}", "/.."])
+def test_a_name_that_leads_out_of_the_mirror_is_refused(inside: str, tmp_path: Path) -> None:
+    """An object store takes any text as a name, and whoever writes there any name."""
+    store = RemoteStore(f"memory://{tmp_path.name}", tmp_path / "mirror" / "here")
+    store.place.put("adapters/h-1/a.txt", b"inside")
+    key = store.place._at("adapters/h-1") + inside.format(absolute=tmp_path / "escaped.txt")
+    store.place.files.store[key] = MemoryFile(store.place.files, key, b"escaped")
+    with pytest.raises(StoreError, match="leads out of") as raised:
+        store.fetch("adapters/h-1")
+    assert store.url in raised.value.asked and "a.txt" not in raised.value.wrong
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == [] and list((tmp_path / "mirror/here/adapters").iterdir()) == []

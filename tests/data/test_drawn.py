@@ -212,6 +212,19 @@ def test_a_drawing_that_broke_off_continues(small: list[list[int]]) -> None:
     assert not torch.equal(other.pictures, once.pictures)
 
 
+def test_what_a_gpu_drew_is_not_what_a_cpu_draws(
+    small: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(f"drawn:{GAN}", "test", range(3), 64, ALL)
+    drawn, watched = len(small), registry.load
+    monkeypatch.setattr(registry, "load", lambda model, device: watched(model, "cpu"))
+    monkeypatch.setattr(load_module, "device_here", lambda: "cuda")
+    for deterministic, times in ((False, 2), (True, 3), (False, 3)):
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda said=deterministic: said)
+        load(f"drawn:{GAN}", "test", range(3), 64, ALL)
+        assert len(small) == times * drawn
+
+
 def test_another_size_is_resampled(small: list[list[int]]) -> None:
     whole, half = (load(f"drawn:{GAN}", "validation", range(2), size, ALL).pictures for size in (64, 32))
     assert half.shape == (2, 3, 32, 32)

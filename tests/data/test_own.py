@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.color import srgb
 from benchmarks.data import ABSENT, canonical_name
+from benchmarks.data import own as own_module
 from benchmarks.data.load import Pictures
 from benchmarks.data.own import index as index_module
 from benchmarks.data.own import needs, spec
@@ -225,14 +226,31 @@ def test_groups_stay_whole_and_are_named(tmp_path: Path, rooms: list[Arrays]) ->
     assert load(name, "test", [0, 1], 8, ["depth"]).groups == groups(name, "test", [0, 1])
 
 
-def test_a_group_in_two_splits_is_told(tmp_path: Path, rooms: list[Arrays]) -> None:
+def test_a_group_in_two_splits_is_refused_or_told(
+    tmp_path: Path,
+    rooms: list[Arrays],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "a.txt").write_text("scene_0-0\nscene_1-2\n")
     (tmp_path / "b.txt").write_text("scene_0-1\n")
     listed = {"by": '"lists"', "train": '"a.txt"', "test": '"b.txt"', "seed": ""}
-    settings = said(splits=listed, group={"pattern": "'^(scene_[0-9])'", "of": '"scene"'})
-    result = call("check", write(tmp_path, rooms, settings=settings))
-    assert result.exit_code == 0, result.output
-    assert "train and test: 1 of [group] scene are in both, as scene_0" in result.output
+    group = {"pattern": "'^(scene_[0-9])'", "of": '"scene"'}
+    name = write(tmp_path, rooms, settings=said(splits=listed, group=group))
+    told = "train and test: 1 of [group] scene are in both, as scene_0"
+    result = call("check", name)
+    assert result.exit_code == 2 and f"wrong   groups     {told}" in result.output
+    index_module.remember_checked(opened(name), [])  # as another version of the checks would have done
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r'(?s)in both.*ignore = \["groups"'):
+        patch.setattr(index_module, "CHECKED", "checks-3")
+        load(name, "train", [0], 8, ["depth"])
+    write_settings(tmp_path, said(top={"ignore": '["groups"]'}, splits=listed, group=group))
+    load(name, "train", [0], 8, ["depth"])
+    assert told in capsys.readouterr().err
+    listed = {"by": '"lists"', "train": '"a.txt"', "validation": '"b.txt"', "test": "", "seed": ""}
+    write_settings(tmp_path, said(splits=listed, group=group))
+    load(name, "train", [0], 8, ["depth"])
+    assert f"odd     groups     {told.replace('test', 'validation')}" in capsys.readouterr().err
     (tmp_path / "b.txt").write_text("scene_0-0\n")
     with pytest.raises(UserError, match=r"rgb/scene_0-0\.png is used twice"):
         spec(f"own:{tmp_path}")
@@ -293,6 +311,26 @@ def test_shares_depend_on_their_seed_alone(tmp_path: Path, rooms: list[Arrays]) 
         rows.append(opened(f"own:{tmp_path / str(len(rows))}").rows)
     assert rows[0] == rows[1] != rows[2]
     assert sorted(rows[0]["train"] + rows[0]["test"]) == sorted(rows[2]["train"] + rows[2]["test"])
+
+
+def test_each_block_of_training_rows_is_all_of_them_in_an_order_of_its_own(
+    tmp_path: Path, rooms: list[Arrays], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = write(tmp_path, rooms, settings=said(group={"pattern": "'-([0-9])$'", "of": '"room"'}))
+    rows = opened(name).rows["train"]
+    orders = [groups(name, "train", range(start, start + 6)) for start in (0, 100_000, 200_000)]
+    assert orders[0] == tuple(stem.split("-")[1] for stem in rows)
+    assert len({*orders}) == 3 and len({tuple(sorted(order)) for order in orders}) == 1
+    second = load(name, "train", [100_000, 100_001], SIZE, ["depth"])
+    assert second.groups == orders[1][:2] == groups(name, "train", [100_000, 100_001])
+    truth = rooms[int(second.groups[1])]["depth"][..., 0]
+    assert np.array_equal(second.maps["depth"][1, 0].numpy(), truth)
+    with pytest.raises(UserError, match=r"(?s)pictures 3 to 6 of split 'train'.*it has 6"):
+        groups(name, "train", range(100_003, 100_007))
+    with pytest.raises(UserError, match="it has 4"):
+        groups(name, "test", [100_000])
+    monkeypatch.setattr(own_module, "BLOCK", 5)
+    assert spec(name).counts == {"train": 5, "test": 4}
 
 
 def test_a_missing_map_is_named_or_skipped_and_counted(tmp_path: Path, rooms: list[Arrays]) -> None:

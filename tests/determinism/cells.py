@@ -28,13 +28,14 @@ MODELS: Mapping[str, dict[str, str]] = {
     "vqgan.rooms64-s1": {},
     "dinov2.rooms64-s1": {},
 }
+ON_GPU = MODELS | {"stylegan-xl.rooms64-s1": {"data": "samples", "labels": "rooms-network"}}
 
 
-def cells() -> list[Cell]:
+def cells(models: Mapping[str, dict[str, str]] = MODELS) -> list[Cell]:
     """Every model by every method."""
     return [
         make_cell(model, "albedo", method, options, **FEW, **where)  # type: ignore[arg-type]
-        for model, where in MODELS.items()
+        for model, where in models.items()
         for method, options in METHODS.items()
     ]
 

@@ -18,7 +18,7 @@ from benchmarks.runner import compute
 from benchmarks.store import Store
 from generators.errors import UserError
 from probes import determinism
-from tests.determinism.cells import METHODS, MODELS, ROOT, came_of, cells, here
+from tests.determinism.cells import METHODS, MODELS, ON_GPU, ROOT, came_of, cells, here
 
 pytestmark = pytest.mark.slow
 FIRST = 4  # of the cells: those of Stable Diffusion, and LoRA on StyleGAN2
@@ -184,8 +184,8 @@ import json, sys
 from pathlib import Path
 from probes.determinism import deterministic
 deterministic()
-from tests.determinism.cells import cells, here
-print(json.dumps(here(cells(), Path(sys.argv[1]), "cuda"), sort_keys=True))
+from tests.determinism.cells import ON_GPU, cells, here
+print(json.dumps(here(cells(ON_GPU), Path(sys.argv[1]), "cuda"), sort_keys=True))
 """
 
 
@@ -212,8 +212,13 @@ def test_a_gpu_gives_nearly_the_same_numbers_by_default(
     found_by = []
     for name in ("one", "two"):
         fresh(monkeypatch, empty(tmp_path / name))
-        found_by.append(here(cells(), tmp_path / name / "store", "cuda"))
+        found_by.append(here(cells(ON_GPU), tmp_path / name / "store", "cuda"))
     one, two = found_by
     for key, found in one.items():
-        assert found["scores"] == pytest.approx(two[key]["scores"], rel=0.02)
-        assert found["scores"] == pytest.approx(first[key]["scores"], rel=0.02)
+        for other in (two[key], first.get(key, two[key])):
+            assert errors(found) == pytest.approx(errors(other), rel=0.02)
+
+
+def errors(found: dict[str, Any]) -> dict[str, float]:
+    """Scores but for skill, which is a difference of errors and may be near zero."""
+    return {name: value for name, value in found["scores"].items() if name != "skill"}

@@ -92,6 +92,23 @@ def test_a_samplers_training_serves_every_size_of_test_pictures(tmp_path: Path) 
     assert len(list((tmp_path / "cache" / "fitted").iterdir())) == 1
 
 
+def test_what_another_kind_of_device_or_protocol_computed_is_not_recalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, key, asked = Cache(tmp_path), {"kind": "codes", "model": "any"}, []
+
+    def ask(device: str) -> None:
+        Session(cache, device).kept(key, lambda: asked.append(device) or {"x": torch.zeros(1)})
+
+    for device in ("cpu", "cuda:0", "cpu", "cuda:1"):
+        ask(device)
+    assert asked == ["cpu", "cuda:0"]
+    assert cache.path(key).exists()  # type: ignore[union-attr]  # a CPU's keys are what they were
+    monkeypatch.setattr("benchmarks.session.PROTOCOL", 2)
+    ask("cpu")
+    assert asked == ["cpu", "cuda:0", "cpu"]
+
+
 def test_relative_depth_is_one_at_the_nearest_and_zero_at_the_farthest() -> None:
     depth = torch.tensor([[0.1, 1.0, 2.0], [3.0, 4.0, 400.0]])[None, None].repeat(1, 1, 40, 40)
     mask = torch.ones_like(depth, dtype=torch.bool)

@@ -98,6 +98,51 @@ def test_what_is_known_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.
     assert convergence.fill(path, 1.0) and len(trained) == 3
 
 
+OLD = """model,weights,intrinsic,seed,batch,rate,steps,at,error,seconds
+vqgan.rooms64-s4,w,normal,0,8,0.03,400,10,80.5,0.0
+vqgan.rooms64-s4,w,normal,0,8,0.03,400,400,49.28241,101.55
+"""
+
+
+def test_rows_on_other_layers_are_other_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, model = tmp_path / "t.csv", "vqgan.rooms64-s4"
+    path.write_text(OLD)
+    before = read(path)
+    assert {row.targets for row in before} == {"all"}
+    new = [replace(before[1], error=30.0, targets="convolutions")]
+    new.append(replace(new[0], steps=200, at=200, error=45.0))
+    append(path, new)
+    assert read(path) == [*before, *new]
+    assert path.read_text().startswith(OLD.splitlines()[0] + ",targets\n")
+    attention, convolutions = verdicts(read(path))
+    assert (attention.best.error, attention.tried) == (49.28241, 1)
+    assert (convolutions.best.error, convolutions.tried) == (30.0, 2)
+    assert convolutions.enough == convolutions.best
+    who = {f"{model} (targets all)", f"{model} (targets convolutions)"}
+    assert settings(read(path)) == dict.fromkeys(who, (400, 8, 0.03))
+    convergence.draw(read(path), tmp_path / "t")
+
+
+def test_vqgan_is_asked_as_in_the_suites_and_its_old_rows_are_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = "vqgan.rooms64-s4"
+    cells = [(cell, looks) for cell, looks in convergence.plan() if cell.model == model][:1]
+    assert cells[0][0].options["targets"] == "convolutions"
+    others = {c.options["targets"] for c, _ in convergence.plan() if c.model != model}
+    assert others == {"all"}
+    row = replace(convergence._row(cells[0][0]), error=49.0)
+    append(tmp_path / "t.csv", [replace(row, targets="all")])
+    monkeypatch.setattr(convergence, "plan", lambda: iter(cells))
+    monkeypatch.setattr(convergence, "measure", lambda cell, looks, session: [replace(row, error=30.0)])
+    assert convergence.fill(tmp_path / "t.csv", 1.0)
+    found = read(tmp_path / "t.csv")
+    assert [(r.targets, r.error) for r in found] == [("all", 49.0), ("convolutions", 30.0)]
+    assert "1 of 1 planned trainings, 1 others; error" in convergence.report(found)
+    assert f"{model} (targets convolutions)" in convergence.report(found)
+    assert "1 of 1 planned trainings; error" in convergence.report(found[1:])
+
+
 def test_every_cell_of_the_plan_is_another() -> None:
     cells = [cell.hash for cell, _ in convergence.plan()]
     assert len(set(cells)) == len(cells) > 50

@@ -79,6 +79,7 @@ def test_alone_nothing_is_exchanged() -> None:
 def launch(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """A command of Python in two processes, as a launcher starts them."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launcher += ["--log-dir", str(folder / "logs")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*launcher, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=500
@@ -135,6 +136,7 @@ def test_a_process_that_dies_ends_all_and_no_number_is_kept(tmp_path: Path) -> N
     run = launch(tmp_path, "dying.py")
     assert run.returncode != 0
     assert "Signal 9 (SIGKILL)" in run.stderr or "has ended" in run.stderr
+    assert (tmp_path / "logs").is_dir()  # the launcher's, which are nobody's in the machine's folder
     assert not [record for record in records(tmp_path / "dead").values() if record.status == "done"]
 
 

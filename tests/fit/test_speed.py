@@ -6,9 +6,18 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from benchmarks.speed import meters
+from benchmarks.speed import diffusion, meters
 from benchmarks.speed.curves import parts
-from benchmarks.speed.diffusion import Bench, attention, flops, ladder, measure, optimizer_of
+from benchmarks.speed.diffusion import (
+    Bench,
+    attention,
+    encoding,
+    flops,
+    ladder,
+    measure,
+    one_step,
+    optimizer_of,
+)
 from generators import load
 from probes.lora import target_pattern
 
@@ -44,6 +53,36 @@ def test_the_ladder_leads_from_the_naive_protocol_to_ours() -> None:
 
 def test_encoding_in_every_step_costs_flops(bench: Bench) -> None:
     assert flops(bench, encodes=True) > flops(bench, encodes=False) > 0
+
+
+def test_the_naive_protocol_embeds_the_prompt_of_every_picture_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with torch.no_grad():
+        output, target = encoding(bench)
+        torch.testing.assert_close(output, bench.model.forward(bench.code, "normal"))
+    assert torch.equal(target, bench.target)
+    asked: list[list[str]] = []
+    real = bench.model._embed_text
+    monkeypatch.setattr(
+        bench.model, "_embed_text", lambda prompts: asked.append(list(prompts)) or real(prompts)
+    )
+    naive, cached = ladder("cpu", False)[:2]
+    for _ in range(2):
+        one_step(bench, naive, optimizer_of(bench, naive))
+    assert asked == [["surface normal"] * 2] * 2
+    one_step(bench, cached, optimizer_of(bench, cached))
+    assert len(asked) == 2
+
+
+def test_the_ladder_tells_the_spread_of_its_rounds(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    rungs = ladder("cpu", False)[:2]
+    took = {rung.name: diffusion.Measured([0.5, 0.25, 0.4], 2**30) for rung in rungs}
+    monkeypatch.setattr(diffusion, "measure", lambda *given: took)
+    monkeypatch.setattr(diffusion, "matmul_peak", lambda device, dtype: 1e12)
+    monkeypatch.setattr(diffusion, "flops", lambda bench, encodes: 10**12)
+    columns = {c.header: list(c.cells) for c in diffusion.table(bench, rungs, 3, 4).columns}
+    assert columns["steps/s"] == ["2.5"] * 2 and columns["least-most"] == ["2-4"] * 2
 
 
 def test_attention_is_put_back(bench: Bench) -> None:

@@ -184,7 +184,8 @@ def read_adapter_file(path: Path) -> None:
 def adapter_facts() -> list[bytes]:
     facts = {"model": "sd.rooms64-s5", "weights": "0" * 16, "intrinsic": "normal", "method": "lora",
              "options": {"rank": 4}, "cell": None}  # fmt: skip
-    return [json.dumps(facts).encode()]
+    imported = [facts | {"axes": "omnidata"}, facts | {"intrinsic": "depth", "relative": True}]
+    return [json.dumps(each).encode() for each in (facts, *imported)]
 
 
 def adapter_config() -> list[bytes]:

@@ -79,7 +79,7 @@ def listen() -> None:
     sys.addaudithook(_hear)
 
 
-def _space() -> int:
+def space() -> int:
     """Bytes of address space the process has."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
@@ -88,7 +88,7 @@ def _space() -> int:
 def limited(extra: int) -> Iterator[None]:
     """No more address space than there is and so much."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (_space() + extra, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (space() + extra, before[1]))
     try:
         yield
     finally:

@@ -78,6 +78,19 @@ def test_a_broken_plugin_breaks_only_its_own_run(
     assert registry.broken_plugins() == {"broken": "ImportError: cannot import name 'x' from 'y'"}
 
 
+def test_a_model_whose_name_is_taken_is_told(plugins: list[Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins += [
+        plugin(monkeypatch, "alpha", "same.x", "fake.builtin", "same.x"),
+        plugin(monkeypatch, "zeta", "same.x", "zeta.y"),
+    ]
+    assert [s.name for s in registry.specs()] == ["fake.builtin", "same.x", "zeta.y"]
+    told = registry.taken_names()
+    assert told.keys() == {"alpha", "zeta"}
+    assert "'fake.builtin' is left out: a built-in model has that name" in told["alpha"]
+    assert told["zeta"] == "its model 'same.x' is left out: one of the plugin 'alpha' has that name"
+    assert registry.broken_plugins() == {}
+
+
 @pytest.mark.parametrize("specs", [None, "fake.x", ["fake.x"]])
 def test_a_plugin_without_specs_is_broken(plugins: list[Entry], specs: object) -> None:
     plugins += [Entry("odd", lambda: family("odd_module", specs))]

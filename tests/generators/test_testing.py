@@ -231,13 +231,30 @@ def test_a_module_is_checked_spec_by_spec(monkeypatch: pytest.MonkeyPatch) -> No
     assert sentence.startswith("fake.bad: ") and "identity" in sentence
 
 
+LAZY = """
+SPECS = ["lazy"]
+
+def load(spec, device):
+    import beside_lazy_family
+
+    raise ValueError(beside_lazy_family.WORDS)
+"""
+
+
 def test_a_module_in_the_folder_one_stands_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "half_written_family.py").write_text("SPECS = []\n")
     (tmp_path / "failing_family.py").write_text("import a_package_nobody_has\n")
+    (tmp_path / "lazy_family.py").write_text(LAZY)
+    (tmp_path / "beside_lazy_family.py").write_text("WORDS = 'it is imported late'\n")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", before := [path for path in sys.path if path])
+    paths = [*before]
     assert "a family needs SPECS" in check_generator("half_written_family")[0]
     assert "No module named 'a_package_nobody_has'" in check_generator("failing_family")[0]
+    assert "it is imported late" in check_generator("lazy_family")[0]
+    with pytest.raises(UserError):
+        check_generator("no_family")
+    assert sys.path == paths, "the folder is searched while the module is checked, and no longer"
 
 
 def test_a_name_nobody_knows() -> None:

@@ -216,6 +216,26 @@ def test_a_first_stage_alone_encodes_and_does_not_draw(folder: Path) -> None:
         generator.sample([0])
 
 
+def test_ffhq_alone_draws_from_the_250_likeliest_codes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its authors' command does; which is part of its identity once its file is here."""
+    others = [spec for spec in registry.specs() if spec.family == "VQGAN" and spec.name != "vqgan.ffhq256"]
+    assert others and not any("top_k" in spec.options for spec in others)
+    assert registry.identity("vqgan.ffhq256") == "a local file@unverified"
+    params = shape()
+    write_state(folder / "vqgan.ffhq256.safetensors", made(params).state_dict(), "Net2NetTransformer", params)
+    assert registry.identity("vqgan.ffhq256").endswith("-top_k250")
+    generator, asked = load("vqgan.ffhq256"), []
+    assert isinstance(generator, VqganGenerator) and generator.both is not None
+
+    def draw(*_: Any, top_k: int | None, **__: Any) -> torch.Tensor:
+        asked.append(top_k)
+        return torch.zeros(1, 256, dtype=torch.long)
+
+    monkeypatch.setattr(generator.both, "draw", draw)
+    generator.draw([0])
+    assert asked == [250]
+
+
 def test_a_model_of_a_given_picture_does_not_draw(folder: Path) -> None:
     params = shape("__is_first_stage__", 256)
     write_state(folder / "vqgan.ffhq256.safetensors", made(params).state_dict(), "Net2NetTransformer", params)

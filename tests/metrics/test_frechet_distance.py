@@ -219,3 +219,4 @@ def test_the_timed_ways_agree_and_the_command_prints_them() -> None:
     result = CliRunner().invoke(main, ["--dimensions", "12"], catch_exceptions=False)
     assert result.exit_code == 0 and "12 dimensions, 24 pictures" in result.output
     assert result.output.count("1.0 ") >= 1 and "sqrtm" in result.output
+    assert "median of 3 rounds by turns" in result.output and result.output.count("0.00-0.0") == 3

@@ -324,9 +324,14 @@ def test_versions_are_read() -> None:
 
 @needs_compiler
 def test_an_interrupted_build_is_taken_over(tiny: Extension, capfd: pytest.CaptureFixture[str]) -> None:
-    write_lock(Path(f"{cached(tiny)}.lock"), gone(), "whenever")
+    folder = cached(tiny)
+    write_lock(Path(f"{folder}.lock"), gone(), "whenever")
+    for half in (f".{folder.name}.7.0a1b2c3d", ".another-0123.7.0a1b2c3d"):
+        (folder.parent / half).mkdir()
+        (folder.parent / half / "module.cpp.o").write_text("")
     assert build.load(tiny).answer == 42
     assert "taken over" in capfd.readouterr().err
+    assert [path.name for path in folder.parent.glob(".*")] == [".another-0123.7.0a1b2c3d"]
 
 
 @needs_compiler

@@ -2,12 +2,12 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ def said() -> list[str]:
 
 def write_lock(path: Path, pid: int, start: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"host": socket.gethostname(), "pid": pid, "start": start, "since": time.time()})
+    text = json.dumps({"host": lock.machine(), "pid": pid, "start": start, "since": time.time()})
     path.write_text(text)
 
 
@@ -60,6 +60,22 @@ def test_a_live_owner_is_waited_for(tmp_path: Path, said: list[str]) -> None:
             assert time.monotonic() - started >= 0.4
     assert f"process {owner.pid}" in said[0] and "waiting" in said[0] and str(path) in said[0]
     assert "taken over" in said[1] and len(said) == 2  # it was ended with the lock in its hand
+
+
+def test_containers_that_share_a_name_are_two_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each numbers its processes on its own: what has ended here may be at work there."""
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "box")
+    monkeypatch.setattr(lock.os, "readlink", lambda path: lock.OUTSIDE)
+    assert lock.machine() == "box"
+    monkeypatch.setattr(lock.os, "readlink", lambda path: "pid:[4026532001]")
+    mine = lock.Owner.me()
+    ended = replace(mine, pid=gone())
+    assert mine.is_here() and not mine.is_dead() and ended.is_dead()
+    monkeypatch.setattr(lock.os, "readlink", lambda path: "pid:[4026532002]")
+    assert not ended.is_here() and not ended.is_dead() and mine.host != lock.Owner.me().host
+    monkeypatch.setattr(lock.os, "readlink", lambda path: lock.OUTSIDE)
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "localhost")
+    assert lock.machine().startswith("localhost-")
 
 
 def test_patience_ends(tmp_path: Path, said: list[str]) -> None:

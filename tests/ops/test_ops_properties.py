@@ -20,6 +20,7 @@ from generators.ops.reference import ACTIVATIONS
 
 QUICK = settings(max_examples=30, deadline=None, derandomize=True)
 FILTERS = ("none", "one", "outer", "line", "plane", "mirrored")
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -195,11 +196,12 @@ def layouts(x: Tensor) -> Iterator[Tensor]:
     yield x[:1].expand(3, -1, -1, -1)
 
 
-def test_layouts() -> None:
-    b = noise(4, seed=2, dtype=torch.float32)[::2]
-    for x in layouts(noise(2, 2, 10, 13, dtype=torch.float32)):
-        for found, expected in zip(calls(x, b), calls(x, b, "ref"), strict=True):
-            close(found, expected)
+@pytest.mark.parametrize("device", DEVICES)
+def test_layouts(device: str) -> None:
+    b = noise(4, seed=2, dtype=torch.float32).to(device)[::2]
+    for x in layouts(noise(2, 2, 10, 13, dtype=torch.float32).to(device)):
+        for found, expected in zip(calls(x, b, device), calls(x.cpu(), b.cpu(), "ref"), strict=True):
+            close(found.cpu(), expected, 2e-6 if device == "cpu" else 2e-5)
             assert found.is_contiguous() or not found.numel()
 
 
@@ -260,11 +262,12 @@ def test_meta_tensors_have_the_shapes_of_real_ones() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_compile_without_a_break() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_compile_without_a_break(device: str) -> None:
     def loss(x: Tensor, b: Tensor) -> Tensor:
         return torch.stack([y.square().mean() for y in calls(x, b, "auto")]).sum()
 
-    x, b = noise(1, 2, 9, 11, dtype=torch.float32), noise(2, dtype=torch.float32)
+    x, b = noise(1, 2, 9, 11, dtype=torch.float32).to(device), noise(2, dtype=torch.float32).to(device)
     plain, compiled = x.clone().requires_grad_(), x.clone().requires_grad_()
     expected = loss(plain, b)
     found = torch.compile(loss, fullgraph=True, backend="aot_eager")(compiled, b)
@@ -275,10 +278,12 @@ def test_compile_without_a_break() -> None:
     close(compiled.grad, plain.grad)
 
 
-def test_registration() -> None:
+@pytest.mark.parametrize("device", DEVICES)
+def test_registration(device: str) -> None:
     """torch's own check of schema, shapes, autograd and tracing."""
-    library, x, f = primitives.OPS, noise(1, 2, 6, 7).requires_grad_(), noise(4, 3).float()
-    b, y = noise(2).requires_grad_(), noise(1, 2, 6, 7, seed=4).requires_grad_()
+    library, f = primitives.OPS, noise(4, 3).float().to(device)
+    given = noise(1, 2, 6, 7), noise(2), noise(1, 2, 6, 7, seed=4)
+    x, b, y = (tensor.to(device).requires_grad_() for tensor in given)
     rest = (1, 8, 0.0, 1.4, 1.0)
     bent = (x, f, f, b, 2, 2, [3, 3, 3, 3], 1.4, 0.2, -1.0, False, True)
     out, mask = library.filtered_lrelu(*bent)
@@ -404,10 +409,10 @@ def test_cuda_half_types(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("ieee")
 @pytest.mark.parametrize("kind", FILTERS)
 @pytest.mark.parametrize(("up", "down"), [(1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (2, 4), (3, 2)])
-def test_cuda_filters(kind: str, up: int, down: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+def test_cuda_filters(kind: str, up: int, down: int) -> None:
     f = taps(kind, 6)
     f = None if f is None else f.cuda()
     x, b = noise(2, 3, 23, 29, dtype=torch.float32).cuda(), noise(3, seed=2, dtype=torch.float32).cuda()
@@ -418,3 +423,40 @@ def test_cuda_filters(kind: str, up: int, down: int, monkeypatch: pytest.MonkeyP
     agree(bend, [x.double(), b.double()], 1e-6, "cuda")
     with torch.no_grad():
         close(bend(x, b, "cuda"), bend(x, b, "ref"), 2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("ieee")
+@pytest.mark.parametrize("kind", ["line", "plane"])
+def test_cuda_filters_too_large_for_a_tile(kind: str) -> None:
+    """200 x 200 taps and what they meet are more than shared memory holds: other kernels run."""
+    short, long = (f.cuda() for f in (taps("line", 6), taps(kind, 200)) if f is not None)
+    x, b = noise(1, 2, 20, 25).cuda(), noise(2, seed=2).cuda()
+    resample = lambda x, impl: ops.upfirdn2d(x, long, padding=(91, 91, 93, 93), impl=impl)  # noqa: E731
+    agree(resample, [x], impl="cuda")
+    bend = lambda x, b, impl: ops.filtered_lrelu(  # noqa: E731
+        x, short, long, b, 2, 2, (84, 84, 89, 89), clamp=9, impl=impl
+    )
+    agree(bend, [x, b], impl="cuda")
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        low, tolerance = x.to(dtype), max(2e-5, 2 * torch.finfo(dtype).eps)
+        close(resample(low, "cuda"), resample(low.double(), "ref").to(dtype), tolerance)
+
+
+@pytest.mark.gpu
+def test_cuda_kernels_run_in_the_current_stream() -> None:
+    x, b = noise(2, 2, 9, 11, dtype=torch.float32).cuda(), noise(2, dtype=torch.float32).cuda()
+
+    def results(x: Tensor) -> list[Tensor]:
+        found = calls(x.requires_grad_(), b, "cuda")
+        return found + [torch.autograd.grad(y.square().sum(), x)[0] for y in found]
+
+    expected, late, stream = results(x.clone()), torch.zeros_like(x), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10**8)  # some 50 ms, in which the default stream would find zeros
+        late.copy_(x)
+        found = results(late)
+    stream.synchronize()
+    for each, other in zip(found, expected, strict=True):
+        close(each, other)

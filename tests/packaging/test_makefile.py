@@ -81,7 +81,7 @@ def test_tests_bring_their_own_packages_and_bench_needs_no_more(clone: Path) -> 
         "ruff check .",
         "ruff format --check .",
         "mypy ",
-        "python -m pytest -n 3 --dist loadfile",
+        "python -m pytest -n 3 --dist loadfile --no-loadscope-reorder",
     ]
     make(clone, "bench")
     assert installs(clone) == []

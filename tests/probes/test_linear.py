@@ -228,3 +228,15 @@ def test_one_pass_serves_all_intrinsics() -> None:
         task.remember = remember
         fit(task)
     assert len(seen) == 1
+
+
+def test_shuffled_maps_bring_their_masks() -> None:
+    """Values outside a map's own mask are never fitted, whichever picture it goes to."""
+    task = _task("depth", labels="shuffled")
+    mask = torch.rand(task.train.mask.shape, generator=torch.Generator().manual_seed(4)) < 0.5
+    spoiled = {k: torch.where(mask, v, torch.full_like(v, 1e3)) for k, v in task.train.maps.items()}
+    found = []
+    for maps in (task.train.maps, spoiled):
+        task.train = replace(task.train, maps=maps, mask=mask)
+        found.append(fit(task).weight)
+    assert torch.allclose(*found)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.peak import resident
 from benchmarks.speed import full_size
-from benchmarks.speed.meters import forget_resident_peak, resident_peak
+from benchmarks.speed.meters import forget_resident_peak
 from generators import registry
 from generators.multi_step import widened
 from generators.stable_diffusion import SingleStep
@@ -111,7 +112,7 @@ def test_augmented(single: SingleStep, shown: Examples) -> None:
 
 def test_all_of_it_fits_into_24_gibibytes(memory: None, record_property: Callable[..., None]) -> None:
     """The last test of this file: the peak of all before it."""
-    found = resident_peak()
+    found = resident()
     record_property("peak memory (GiB)", round(found / 2**30, 2))
     print(f"peak memory {found / 2**30:.2f} GiB")
     assert 4 * 2**30 < found < MOST

@@ -21,6 +21,7 @@ from benchmarks.report.claims import (
     AGREES,
     DOES_NOT,
     NOT_MEASURED,
+    NOT_TOLD,
     PARTLY,
     claims_markdown,
     evidence,
@@ -157,6 +158,16 @@ def test_a_model_is_set_against_the_control_of_its_own_family(tmp_path: Path) ->
     answer = answers_of(put(tmp_path / "s", records))["normal", "random"]
     assert answer.models == 2 and "by linear probe better by 2.50 °" in answer.text
     assert answers_of(tmp_path / "s")["normal", "scrambled"].text.startswith("no model and its control")
+
+
+def test_the_scrambled_control_stands_against_the_stage_of_its_own_length(tmp_path: Path) -> None:
+    trained = {"a.s1": 0.1, "a.s2": 0.3, "a.s3": 1.0}
+    errors = {"a.s1": 36.0, "a.s2": 33.0, "a.s3": 30.0}
+    records = [asked(cell(n, "normal", "lora"), errors[n], spec=generator(n, t)) for n, t in trained.items()]
+    control = generator("a.scrambled", 0.3, control="scrambled")
+    records.append(asked(cell("a.scrambled", "normal", "lora"), 34.5, spec=control))
+    answer = answers_of(put(tmp_path / "s", records))["normal", "scrambled"]
+    assert answer.names == ("a.s2",) and "better by 1.50 °" in answer.text
 
 
 def test_skill_below_zero_is_no_worse_than_the_mean_map(tmp_path: Path) -> None:
@@ -319,8 +330,12 @@ def test_exact_truth_has_no_ceiling(tmp_path: Path) -> None:
         ([YES, OPEN], AGREES),
         ([YES, OPEN, OPEN], PARTLY),
         ([YES, YES, NO], PARTLY),
-        ([OPEN, OPEN], DOES_NOT),
+        ([OPEN, OPEN], NOT_TOLD),
         ([NO, OPEN], DOES_NOT),
+        ([NO, OPEN, OPEN], NOT_TOLD),
+        ([YES, NO, OPEN, OPEN, OPEN], NOT_TOLD),
+        ([YES, NO, OPEN], DOES_NOT),
+        ([YES, YES, NO, OPEN, OPEN, OPEN, OPEN], PARTLY),
     ],
 )
 def test_what_some_answers_come_to(signs: list[int], said: str) -> None:
@@ -338,8 +353,8 @@ def test_claims_count_every_store_but_those_inside_a_larger_one(tmp_path: Path) 
     every = [*told("a", 30.0, 29.0), *told("ab", 30.0, 33.0), *told("c", 35.0, 33.0), *told("bd", 30.0, 29.0)]
     assert [(a.models, a.sign) for a in evidence(every, "linear")] == [(2, YES), (1, NO)]
     text = claims_markdown(every, None)
-    assert "| LoRA finds more than a linear probe |  | **agrees in part** | 1 / 1 / 0 |" in text
-    assert "| LoRA finds more than fine-tuning |  | **not measured** |  |" in text
+    assert "| LoRA finds more than a linear probe |  | **does not agree** | 1 / 1 / 0 | 3 |" in text
+    assert "| LoRA finds more than fine-tuning |  | **not measured** |  |  |" in text
     assert "normal: yes, better by 3.00 °" in text
     assert "normal: no, worse by 2.00 °" in text and "one model (c.s)" in text
 

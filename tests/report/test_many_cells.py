@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.cell import NO_MODEL, Cell, Record, unsealed
 from benchmarks.metrics import draws
@@ -249,8 +250,22 @@ def test_a_color_is_a_subject_and_dashes_are_a_method(tmp_path: Path) -> None:
     assert len(set(looks.values())) == len(pairs)
     assert len({looks[pair][::2] for pair in pairs if pair[0] == "A"}) == 1
     assert len({looks[pair][1] for pair in pairs if pair[1] == "lora"}) == 1
+    alone = asked("B", "linear")
+    assert curves._looks([alone], [asked(*pair) for pair in pairs]) == [looks["B", "linear"]]
     for doubtful in ([asked("A", "lora")] * 2, [asked("A", "lora"), asked("A", "linear")]):
         assert len({color for color, _, _ in curves._looks(doubtful)}) == 2
+
+
+def test_no_legend_is_cut_off(tmp_path: Path) -> None:
+    widths = []
+    for whole in (False, True):
+        figure, (ax,) = picture.panels(1)
+        figure.set_layout_engine("none")
+        ax.plot([0, 1], label="steps 4000 " * 12)
+        ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2))
+        with Image.open(picture.save(figure, tmp_path / f"{whole}", vector=False, whole=whole)[0]) as made:
+            widths.append(made.width)
+    assert widths[1] > 1.2 * widths[0]
 
 
 @pytest.mark.parametrize("scale", ["root", "linear", "log"])

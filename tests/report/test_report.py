@@ -431,6 +431,7 @@ def test_the_front_page_keeps_all_but_what_stands_between_its_marks(store: Path,
     text = readme.read_text()
     assert text.startswith("above\n<!-- results -->\n") and text.endswith("<!-- /results -->\nbelow\n")
     assert "old" not in text and "| model |" in text
+    assert " knows more than the better of two that know none" in text
     # Of several kinds of data each has its table, and its words above.
     assert text.count(":\n\n| model |") == 2 == text.count("| model |")
     readme.write_text("no marks")

@@ -1,5 +1,7 @@
 """What a plan says has to be fetched, and what it costs on a GPU."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.cell import NO_MODEL
@@ -8,6 +10,7 @@ from benchmarks.needs import PARAMETERS, Need, all_needs, model_need, size_text
 from benchmarks.plan import plan, shared_training
 from benchmarks.suite import load_suite, make_cell, shipped
 from generators import registry
+from generators.sources import SOURCES
 
 PAPER = [name for name in shipped() if not name.startswith("rooms")]
 SMALL = {"train": 12, "validation": 4, "test": 6}
@@ -44,6 +47,21 @@ def test_a_model_is_here_once_its_folder_is(tmp_path, monkeypatch: pytest.Monkey
             (tmp_path / f"{name}.pkl").write_bytes(b"weights")
         need = model_need(name)
         assert need is not None and need.here
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in registry.specs() if spec.name in SOURCES])
+def test_the_command_accepts_the_licence_that_fetch_asks_for(name: str) -> None:
+    need, demanded = model_need(name), SOURCES[name].non_commercial
+    assert need is not None and need.command.endswith(" --accept-licence") == demanded
+    assert name != "stylegan2.ffhq256" or demanded
+
+
+def test_a_plugin_says_itself_whether_its_licence_must_be_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = replace(registry.spec("stylegan2.ffhq256"), name="mine.x", options={"non_commercial": True})
+    monkeypatch.setattr(registry, "spec", lambda name: found)
+    monkeypatch.setattr("benchmarks.needs._here", lambda spec: False)
+    need = model_need("mine.x")
+    assert need is not None and need.command == "intrinsic-bench fetch mine.x --accept-licence"
 
 
 def test_sizes_of_hub_models_are_their_parameters() -> None:

@@ -256,3 +256,23 @@ def test_two_who_add_cells_at_once_both_have_them(place: Store, monkeypatch: pyt
 
 def test_a_cell_that_was_not_computed_again_is_not_verified() -> None:
     assert judge(done(cell()), None, 0.02).kind == FAILED
+
+
+@pytest.mark.parametrize("reason", ["", "the layer is broken"])
+def test_what_another_runner_recorded_is_shown_as_it_is(
+    place: Store, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was faster with every cell: one that failed there is not shown as done."""
+    shown: list[tuple[Any, str]] = []
+    show = Silent()
+    monkeypatch.setattr(show, "finished", lambda _, which, seconds, why="": shown.append((which, why)))
+
+    def faster(found: Store) -> Any:
+        place.write(done(cell(0)))
+        place.write(Record(cell(1), "failed", reason))
+        return estimates(found)
+
+    monkeypatch.setattr(runner, "estimates", faster)
+    outcome = compute([cell(0), cell(1)], place, execute=EXECUTE, show=show)
+    assert outcome.computed == 0 and len(outcome.records) == 2
+    assert sorted(shown, key=lambda each: each[1]) == [(cell(0), ""), (cell(1), reason or "failed")]

@@ -177,11 +177,20 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(tmp_path: Path) -> None:
         ({"overwrite": "alway"}, "did you mean 'always'"),
         ({"device": "gpu"}, "did you mean 'cpu'"),
         ({"device": "cuda:64"}, "CUDA devices here"),
+        ({"gpus_per_cell": 0.5}, "add: --engine ray"),
     ],
 )
 def test_bad_arguments_are_refused(options: dict, fact: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=fact):
         ask(cells(1), tmp_path / "store", **options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_misspelled_option_is_refused_before_there_is_a_store(tmp_path: Path) -> None:
+    suite = Suite("one", "One", "?", tuple(cells(2)))
+    for what in (cell(0), cells(2), suite):
+        with pytest.raises(UserError, match="did you mean 'workers'"):
+            run(what, store=tmp_path / "store", wokers=3)  # type: ignore[call-overload]
     assert not (tmp_path / "store").exists()
 
 

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.cache import FORGOTTEN, VARIABLE, Cache, sweep
+from benchmarks.cache import VARIABLE, Cache, sweep
 from benchmarks.cell import canonical
 from benchmarks.claims import machine
-from benchmarks.files import StoreError
+from benchmarks.files import FORGOTTEN, StoreError
 
 KEY = {"kind": "pictures", "world": "abc", "rows": [0, 4]}
 SMALL = {"pictures": torch.arange(6, dtype=torch.uint8), "half": torch.ones(2, dtype=torch.bfloat16)}
@@ -205,6 +205,8 @@ def test_temporary_files_of_the_dead_are_swept(tmp_path: Path) -> None:
         "alive": f".b.safetensors.{host}.{os.getpid()}-1.tmp",
         "elsewhere": f".c.safetensors.another-host.{gone.pid}-1.tmp",
         "forgotten": f".d.safetensors.another-host.{os.getpid()}-1.tmp",
+        "ends alike": f".x.safetensors.node.{host}.{gone.pid}-1.tmp",
+        "called alike": f".x.safetensors.another.safetensors.{host}.{gone.pid}-1.tmp",
         "of before": f".e.safetensors.{gone.pid}.tmp",  # its name does not say the machine
     }
     for name in names.values():
@@ -213,6 +215,6 @@ def test_temporary_files_of_the_dead_are_swept(tmp_path: Path) -> None:
     os.utime(here / names["forgotten"], (past, past))
     Cache(tmp_path).get(KEY, lambda: SMALL)  # the first entry a process writes sweeps its folder
     left = {what for what, name in names.items() if (here / name).exists()}
-    assert left == {"alive", "elsewhere", "of before"}
+    assert left == {"alive", "elsewhere", "ends alike", "called alike", "of before"}
     sweep(here)
     assert {what for what, name in names.items() if (here / name).exists()} == left

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+from benchmarks.data import BLOCK
 from generators.errors import UserError
 
 from .names import OFFICIAL, Options, written
@@ -22,7 +23,6 @@ from .tree import Entry, Tree
 VERSION = "diode-1"  # raise it whenever the same files may give other pictures or pixels
 SPLITS = ("train", "validation", "test")
 KEPT = 20  # one scan in so many of the train partition is for validation
-BLOCK = 100_000  # rows of the training pictures of one seed of a cell
 
 
 @dataclass(frozen=True, eq=False)

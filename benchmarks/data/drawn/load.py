@@ -34,7 +34,8 @@ def load(name: str, split: str, indices: Sequence[int], size: int, intrinsics: S
     """Pictures of a split by their numbers, without maps: nobody knows their truth.
 
     They are drawn on a GPU if there is one; noise is from each picture's seed and drawn on the CPU, so the
-    device changes no more than rounding does.
+    device changes no more than rounding does (TF32 in convolutions, by PyTorch's default). What a GPU drew is
+    kept apart from what a CPU drew, and what it drew by deterministic algorithms from the rest.
 
     Raises:
         UserError: there are not as many, or the model's weights are not on this machine.
@@ -82,7 +83,14 @@ def _shards(drawn: Sampler, split: str, numbers: Sequence[int]) -> dict[int, Ten
     found: dict[int, Tensor] = {}
     for number in numbers:
         rows = range(number * SHARD, min((number + 1) * SHARD, COUNTS[split]))
-        key = {"kind": "drawn", "world": fingerprint, "split": split, "rows": [rows.start, rows.stop]}
+        key: dict[str, Any] = {
+            "kind": "drawn",
+            "world": fingerprint,
+            "split": split,
+            "rows": [rows.start, rows.stop],
+        }
+        if device_here() != "cpu":
+            key |= {"device": device_here(), "deterministic": torch.are_deterministic_algorithms_enabled()}
 
         def compute(rows: range = rows) -> dict[str, Tensor]:
             if not model:

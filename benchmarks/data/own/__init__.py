@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.data import ABSENT, DataSpec
+from benchmarks.data import ABSENT, BLOCK, DataSpec
 from benchmarks.needs import Need
 
 from .index import folder_of, one_name, read_index
@@ -27,6 +27,9 @@ def spec(name: str) -> DataSpec:
         return DataSpec(name, f"{folder}: not there", ABSENT, "own", INTRINSICS, splits)
     found = read_index(folder)
     said = found.settings
+    counts = {split: len(stems) for split, stems in found.rows.items()}
+    if "train" in counts:
+        counts["train"] = min(counts["train"], BLOCK)  # what lies beyond is another seed's
     return DataSpec(
         name,
         said.title,
@@ -36,7 +39,7 @@ def spec(name: str) -> DataSpec:
         tuple(found.rows),
         labels=("exact",) if said.intrinsics else (),
         resolution=said.resolution,
-        counts={split: len(stems) for split, stems in found.rows.items()},
+        counts=counts,
         licence=said.licence,
         groups=said.of,
     )

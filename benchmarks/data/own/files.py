@@ -43,6 +43,20 @@ def read_array(path: Path) -> NDArray[Any]:
     return values
 
 
+def orientation(path: Path) -> int:
+    """How EXIF says a file lies (2 to 8, section 4.6.4), which `read_array` turns upright; 1 for upright."""
+    if path.suffix.lower() not in PICTURES:
+        return 1
+    from PIL import Image
+
+    from benchmarks.pictures import formats
+    from benchmarks.predict.reading import ORIENTATION
+
+    with Image.open(path, formats=formats()) as image:
+        turn = image.getexif().get(ORIENTATION, 1)
+    return int(turn) if turn in range(2, 9) else 1
+
+
 def read_one_channel(path: Path) -> NDArray[Any]:
     """Values (h w) of a file of one channel, or of three equal ones; raises UserError if they differ."""
     values = read_array(path)

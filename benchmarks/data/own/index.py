@@ -26,6 +26,7 @@ from .settings import FILE, SPLIT, STEM, Settings, read_settings
 
 VARIABLE = "INTRINSIC_BENCH_DATA"
 VERSION = "own-2"  # raise it whenever the same files may give other pixels
+CHECKED = "checks-2"  # raise it with any new self-check, and folders are asked again
 LARGE = 1 << 30  # bytes from which on hashing is announced
 LONGEST_STEM = 1000  # characters of a line in a list
 
@@ -53,6 +54,11 @@ class Index:
         """ "picture", "mask" or an intrinsic -> its file."""
         patterns = self.settings.patterns
         return {what: self.folder / fill(patterns[what], self.names[split], stem) for what in patterns}
+
+    def order(self, split: str, block: int) -> Sequence[str]:
+        """Stems of a split as a block takes them: each after the first has an order of its own."""
+        stems = self.rows[split]
+        return stems if block == 0 else _shuffled(stems, f"{self.settings.seed}/{block}")
 
     def group(self, stem: str) -> str:
         """The group of a picture; raises UserError if its stem has none."""
@@ -198,7 +204,7 @@ def _stems(patterns: Mapping[str, str], split: str, stamps: Iterable[str]) -> li
     return [stem for name, stem in fitting.items() if not any(map_.fullmatch(name) for map_ in maps)]
 
 
-def _shuffled(stems: Iterable[str], seed: int) -> list[str]:
+def _shuffled(stems: Iterable[str], seed: int | str) -> list[str]:
     """An order that depends on each name and the seed alone: the first n are as good as any other n."""
     return sorted(stems, key=lambda stem: hashlib.sha256(f"{seed}/{stem}".encode()).digest())
 
@@ -323,14 +329,18 @@ def _fingerprint(folder: Path, used: Sequence[str], stamps: Mapping[str, tuple[i
     return digest.hexdigest()[:16]
 
 
+def _state_of_checks(index: Index) -> str:
+    return f"{CHECKED} {index.fingerprint}"
+
+
 def checked(index: Index) -> list[str] | None:
     """What the self-checks noted on this very data; None if they have not run."""
-    found: list[str] | None = _remembered(index.folder)["checked"].get(index.fingerprint)
+    found: list[str] | None = _remembered(index.folder)["checked"].get(_state_of_checks(index))
     return found
 
 
 def remember_checked(index: Index, notes: Sequence[str]) -> None:
     """Keep what the self-checks noted."""
     memory = _remembered(index.folder)
-    memory["checked"] = {index.fingerprint: list(notes)}
+    memory["checked"] = {_state_of_checks(index): list(notes)}
     _remember(index.folder, memory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.data import BLOCK
 from benchmarks.data.load import Pictures
 from benchmarks.data.square import HALF, middle, square_nearest, square_normals, square_picture
 from generators.errors import UserError
@@ -64,12 +66,16 @@ def opened(name: str) -> Index:
 
 
 def _stems(index: Index, split: str, indices: Sequence[int]) -> list[str]:
-    rows = index.rows.get(split, ())
-    if not len(indices) or min(indices) < 0 or max(indices) >= len(rows):
-        asked = f"pictures {min(indices)} to {max(indices)}" if len(indices) else "no pictures"
+    """Stems of some rows; each block of BLOCK training rows has an order of its own."""
+    there = len(index.rows.get(split, ()))
+    places = [divmod(i, BLOCK) if split == "train" else (0, i) for i in indices]
+    rows = [row for _, row in places]
+    if not rows or min(indices) < 0 or max(rows) >= there:
+        asked = f"pictures {min(rows)} to {max(rows)}" if rows else "no pictures"
         known = ", ".join(f"{name}: {len(stems)}" for name, stems in index.rows.items())
-        raise UserError(f"{asked} of split {split!r} of {index.folder}", f"it has {len(rows)}", known)
-    return [rows[i] for i in indices]
+        raise UserError(f"{asked} of split {split!r} of {index.folder}", f"it has {there}", known)
+    orders = {block: index.order(split, block) for block in {block for block, _ in places}}
+    return [orders[block][row] for block, row in places]
 
 
 # Self-checks.
@@ -78,17 +84,32 @@ _assured: set[tuple[Path, str]] = set()  # folders and fingerprints that passed 
 
 
 def findings(index: Index) -> list[Finding]:
-    """What the self-checks find on a few pictures of every split."""
-    wanted = index.settings.intrinsics
+    """What the self-checks find: in the names of all pictures, and in a few pictures of every split."""
+    wanted, found = index.settings.intrinsics, shared_groups(index)
     if not wanted:
-        return []
+        return found
     each = max(1, PICTURES // len(index.rows))
     scenes = [
         read_scene(index, split, stems[i], wanted)
         for split, stems in index.rows.items()
         for i in sorted({round(j) for j in np.linspace(0, len(stems) - 1, each)})
     ]
-    return run_checks(scenes, Declared.by(index.settings))
+    return found + run_checks(scenes, Declared.by(index.settings))
+
+
+def shared_groups(index: Index) -> list[Finding]:
+    """Pairs of splits with pictures of one group: the test's are no independent draws then."""
+    if not index.settings.group:
+        return []
+    of = {split: {index.group(stem) for stem in stems} for split, stems in index.rows.items()}
+    found = []
+    for a, b in combinations(of, 2):
+        both = sorted(of[a] & of[b])
+        if both:
+            state = "wrong" if "test" in (a, b) and {"train", "validation"} & {a, b} else "odd"
+            says = f"{a} and {b}: {len(both)} of [group] {index.settings.of} are in both, as {both[0]}"
+            found.append(Finding("groups", state, says, "keep each of them within one split"))
+    return found
 
 
 def assured(index: Index, say: Callable[[str], None] = lambda text: print(text, file=sys.stderr)) -> None:
@@ -115,7 +136,7 @@ def refusal(index: Index, finding: Finding) -> UserError:
     return UserError(
         f"data set {index.folder}",
         finding.says,
-        f"the check {finding.check!r} of {PICTURES} pictures; see them all: "
+        f"the check {finding.check!r}; see them all: "
         f"intrinsic-bench data check own:{index.folder.absolute()}",
         f'{finding.todo}; if the data are right, say ignore = ["{finding.check}"] in {FILE}',
     )

@@ -17,7 +17,7 @@ from benchmarks.color import srgb
 from generators.errors import UserError
 
 from .conventions import INVALID, as_share, decode_normals, ray_lengths, to_linear
-from .files import read_array, read_one_channel
+from .files import orientation, read_array, read_one_channel
 from .index import Index
 from .settings import FILE, Settings
 
@@ -63,7 +63,7 @@ def read_scene(index: Index, split: str, stem: str, intrinsics: Sequence[str]) -
     maps, valid = {}, {}
     for name in intrinsics:
         found, known = _READERS[name](files[name], name, settings, mask)
-        _same_size(found, picture.shape[:2], files[name], files["picture"])
+        _same_place(found, picture.shape[:2], files[name], files["picture"])
         where = known & mask
         if not where.any():
             wrong = f"no pixel of its {name} is valid"
@@ -88,7 +88,13 @@ def _size(values: NDArray[Any]) -> str:
     return f"{values.shape[1]} x {values.shape[0]} pixels"
 
 
-def _same_size(values: NDArray[Any], size: tuple[int, ...], path: Path, picture: Path) -> None:
+def _same_place(values: NDArray[Any], size: tuple[int, ...], path: Path, picture: Path) -> None:
+    """Raise UserError unless a map's pixels are its picture's: turned alike, and as many."""
+    turn = orientation(picture)
+    if orientation(path) != turn:
+        wrong = f"its EXIF orientation is {turn}, that of {path.name} {orientation(path)}"
+        todo = "save it upright, as its maps are"
+        raise UserError(f"file {picture}", wrong, "1 is upright; others are turned when they are read", todo)
     if values.shape[:2] != size:
         wrong = f"it has {_size(values)}, its picture {size[1]} x {size[0]}"
         raise UserError(f"file {path}", wrong, f"picture {picture}", "bring both to one size")
@@ -109,7 +115,7 @@ def _mask(files: Mapping[str, Path], settings: Settings, size: tuple[int, ...]) 
     if "mask" not in files:
         return np.ones(size, bool)
     values = read_one_channel(files["mask"])
-    _same_size(values, size, files["mask"], files["picture"])
+    _same_place(values, size, files["mask"], files["picture"])
     mask = (values != 0) == (settings.valid == "nonzero")
     if not mask.any():
         known = (
@@ -154,6 +160,9 @@ def _normal(
     stored = read_array(path)
     if stored.shape[2] != 3:
         raise UserError(f"file {path}", "a normal has three components", f"it has {stored.shape[2]}")
+    if orientation(path) != 1:
+        wrong = f"its EXIF orientation is {orientation(path)}: its pixels would turn, its axes would not"
+        raise UserError(f"file {path}", wrong, "1 is upright", "save it and its picture upright")
     if stored.dtype.kind in "ub" and settings.encoding == "-1..1":
         wrong = f'its values are {stored.dtype}, and encoding = "-1..1" in {FILE}'
         raise UserError(f"file {path}", wrong, "integers hold no negative numbers", 'say encoding = "0..1"')

@@ -28,7 +28,7 @@ BY = {
     "lists": "split = text file with a stem in each line",
     "fractions": "split = share of the pictures; seed = which ones",
 }
-CHECKS = ("axes", "colors", "disparity", "units")
+CHECKS = ("axes", "colors", "disparity", "groups", "units")
 _TOP = ("title", "domain", "licence", "resolution", "skip_missing", "ignore", "splits", "group", "camera")
 _TABLES: Mapping[str, tuple[str, ...]] = {
     "splits": ("by", "seed", *SPLITS),

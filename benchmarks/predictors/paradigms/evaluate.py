@@ -80,7 +80,7 @@ def answers(asked: Set) -> Iterator[tuple[str, Maps]]:
     network = load_rooms_network()
     with torch.no_grad():
         outputs = torch.cat([network(part) for part in asked.pictures.split(32)])
-    yield "rooms-network", {name: maps_of(outputs, name).clamp(0, 1) for name in INTRINSICS}
+    yield "rooms-network", {name: maps_of(outputs, name) for name in INTRINSICS}
 
 
 def measure(sets: Mapping[str, Set]) -> Scores:

@@ -42,7 +42,7 @@ ARTIFACTS: tuple[Artifact, ...] = (
         "below or where the interval reaches 0. An asterisk: over one control alone.",
         twin_note="Published: the paper's mark of the model that has the same part. Rooms are one domain, so "
         "five of the seven models have a twin, each beside controls on the same pictures.",
-        twins=("rooms", "rooms-gan", "rooms-vqgan", "rooms-aug"), beside=True, grids=grids, extras=extras,
+        twins=("rooms", "rooms-aug"), beside=True, grids=grids, extras=extras,
     ),
     Artifact(
         "table-2", "Table 2", "Scene intrinsics of generated pictures, against pseudo ground truth: "
@@ -134,7 +134,7 @@ ARTIFACTS: tuple[Artifact, ...] = (
         "With three models no permutation test can reach p < 0.1, and intervals over them say nothing.",
         "scatter",
         twin_note="Every stage of one diffusion model and its random init; see also the scatter plots of "
-        "results/rooms, results/rooms-gan and results/rooms-vqgan.",
+        "results/rooms.",
         twins=("rooms",),
     ),
 )  # fmt: skip

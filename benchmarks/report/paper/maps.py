@@ -12,7 +12,6 @@ import numpy as np
 from benchmarks.report.picture import DPI, INK, save, style
 from benchmarks.report.qualitative import map_image, read_maps
 
-from .layout import Artifact
 from .measured import Grid, Slot
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ PICTURES = 2  # test pictures of each intrinsic
 Tiles = list["NDArray[np.uint8] | None"]
 
 
-def write_maps(artifact: Artifact, grid: Grid, path: Path) -> list[Path]:
+def write_maps(grid: Grid, path: Path) -> list[Path]:
     """Writes the maps of a grid's cells; nothing where no record has any.
 
     Subjects whose test pictures differ from the first ones' stand in rows of their own. Raises UserError

@@ -1,4 +1,4 @@
-"""The paper's numbers, read from `results/published`: text as printed, checked to be numbers."""
+"""The paper's numbers, as they come with the package: text as printed, checked to be numbers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ SHEETS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "fid_charts": (("model", "guidance", "source"), ("fid",)),
 }
 WORDS = {"table1": ("yes", "partial", "no")}  # files whose values are words
-MEND = "bring the file back as it was committed: git checkout results/published"
+SHIPPED = Path(__file__).parent / "numbers"  # in a checkout a link to results/published
+MEND = "bring the file back as it was committed: git checkout results/published (or install again)"
 
 Line = Mapping[str, str]
 Published = Mapping[str, Sequence[Line]]
@@ -66,11 +67,15 @@ class _Place:
 def read_published(folder: Path) -> Published:
     """File's name without ending -> its lines, in order.
 
+    Args:
+        folder: where they are, `results/published` of a checkout; the package's own where there is none.
+
     Raises:
         UserError: a file that is missing, has other columns, a line of another length, twice the same
             line, or a value that is neither a number (table 1: yes, partial, no) nor empty.
     """
-    return {name: _read(folder / f"{name}.csv", name) for name in SHEETS}
+    place = folder if folder.is_dir() else SHIPPED
+    return {name: _read(place / f"{name}.csv", name) for name in SHEETS}
 
 
 def _read(path: Path, name: str) -> list[Line]:

@@ -148,7 +148,7 @@ def _maps(artifact: Artifact, paper: Grid, twins: Sequence[Grid], out: Path) -> 
     for grid in (paper, *twins):
         suffix = "" if grid is paper else f"-{_name(grid)}"
         where = "" if grid is paper else f" on rooms ({_name(grid)})"
-        for path in write_maps(artifact, grid, out / f"{artifact.name}-maps{suffix}.png"):
+        for path in write_maps(grid, out / f"{artifact.name}-maps{suffix}.png"):
             found.append((f"{artifact.title}{where}: maps", path))
     return found
 

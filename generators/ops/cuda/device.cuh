@@ -57,13 +57,21 @@ private:
     int before_ = 0, device_ = 0;
 };
 
+// Bytes a block may use: half of a multiprocessor's, so that one block loads while another one computes.
+inline size_t shared_limit(Place place) {
+    int most = 0, all = 0;
+    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, place.device);
+    cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, place.device);
+    return (size_t)std::max(std::min(most, all / 2 - 1024), std::min(most, 48 * 1024));
+}
+
 template <class Kernel>
 const char* launch(const typename Kernel::Params& p, size_t shared, Place place) {
     if (p.tiles == 0) return nullptr;
     const OnDevice guard(place.device);
-    if (shared > 48 * 1024) {  // more than that is given on demand only
+    if (shared > 48 * 1024) {  // more is given on demand only; the same to all, or a thread could take another's
         const auto more = cudaFuncAttributeMaxDynamicSharedMemorySize;
-        const cudaError_t error = cudaFuncSetAttribute(run<Kernel>, more, (int)shared);
+        const cudaError_t error = cudaFuncSetAttribute(run<Kernel>, more, (int)shared_limit(place));
         if (error != cudaSuccess) {
             (void)cudaGetLastError();  // or the next launch would tell it again
             return cudaGetErrorString(error);
@@ -73,14 +81,6 @@ const char* launch(const typename Kernel::Params& p, size_t shared, Place place)
     run<Kernel><<<blocks, dim3(WIDTH, HEIGHT), shared, (cudaStream_t)place.stream>>>(p);
     const cudaError_t error = cudaGetLastError();
     return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
-}
-
-// Bytes a block may use: half of a multiprocessor's, so that one block loads while another one computes.
-inline size_t shared_limit(Place place) {
-    int most = 0, all = 0;
-    cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, place.device);
-    cudaDeviceGetAttribute(&all, cudaDevAttrMaxSharedMemoryPerMultiprocessor, place.device);
-    return (size_t)std::max(std::min(most, all / 2 - 1024), std::min(most, 48 * 1024));
 }
 #else
 #include "cuda_on_cpu.h"
