@@ -78,16 +78,19 @@ def _marks() -> str:
 
 
 BESIDE = {
+    "findings.md": "the numbers of all stores in prose, method by method, with what contradicts them",
     "paper": "every table and figure of the paper, measured beside published, and its twin on rooms",
     "paradigms": "the predictor of albedo and shading that was trained on paradigms, against exact truth",
     "published": "the paper's numbers as data",
     "speed": "timings, side by side with the naive protocol",
+    "convergence": "how many steps LoRA needs: validation errors of one model a family, and a plot",
+    "verified.txt": "cells that were computed again from nothing, and whether they gave the same numbers",
 }
 
 
 def _beside(results: Path) -> list[str]:
-    """Links to the folders that are no stores."""
-    there = [name for name in BESIDE if (results / name).is_dir()]
+    """Links to what is no store."""
+    there = [name for name in BESIDE if (results / name).exists()]
     home = {name: name + "/README.md" * (results / name / "README.md").is_file() for name in there}
     listed = "\n".join(f"- [{name}]({home[name]}): {BESIDE[name]}" for name in there)
     return [f"## Beside them\n\n{listed}\n"] if there else []
