@@ -151,11 +151,20 @@ def list_predictors() -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def show(name: str, as_json: bool) -> None:
-    """Facts about the model NAME, its numbers of parameters among them; no weights are needed."""
+    """Facts about the model NAME, its numbers of parameters among them; or the options of the method NAME.
+
+    No weights are needed.
+    """
     from dataclasses import asdict
 
     from generators import registry
+    from probes.methods import METHODS
 
+    if name in METHODS:
+        from .explain import explain, explanation
+
+        click.echo(json.dumps(explain(name), indent=1) if as_json else explanation(name))
+        return
     spec, module = registry.spec(name), registry.family_module(name)
     counts = module.count(spec) if hasattr(module, "count") else {}
     unknown = {"parameters": None, "lora_parameters": None}

@@ -49,14 +49,15 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def _range(low: float, high: float | None) -> str:
+def allowed_range(low: float, high: float | None) -> str:
+    """Least and greatest value, in words."""
     return f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
 
 
 def check_number(name: str, value: Any, low: float, high: float | None = None) -> None:
     """Raise UserError unless a number lies in its range."""
     if value < low or (high is not None and value > high):
-        raise UserError(f"{name} = {value!r}", "it is out of range", f"allowed: {_range(low, high)}")
+        raise UserError(f"{name} = {value!r}", "it is out of range", f"allowed: {allowed_range(low, high)}")
 
 
 def check_count(name: str, value: Any) -> None:

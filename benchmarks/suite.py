@@ -1,27 +1,6 @@
 """Suites: a TOML file to a list of cells, everything checked and filled in before anything loads.
 
-name = "rooms"                  # default store: results/NAME
-title = "..."
-question = "..."
-data = "rooms"                  # these and the next ten may be given again in a grid, as lists
-size = 64
-train = 250
-validation = 50
-test = 100
-labels = "exact"
-alignment = "none"
-seeds = [0]
-train_data = ""                 # these three only where training pictures differ from those of the test
-train_labels = ""
-test_size = 0
-twin = ["rooms"]                # suites that ask the same of the embedded world, if this one does not
-
-[[grid]]                        # the product of all its lists
-models = ["sd.rooms64-*"]       # names or patterns; left out for controls without a model
-intrinsics = ["normal"]         # left out for what is measured once per model
-methods = ["lora"]
-options = { steps = 100 }       # for every cell of the grid
-sweep = { rank = [2, 8, 32] }   # option to its values
+Its keys, and an example: suites/README.md.
 """
 
 from __future__ import annotations

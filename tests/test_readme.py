@@ -58,7 +58,10 @@ def unknown(words: list[str]) -> str:
     return ""
 
 
-@pytest.mark.parametrize("page", ["README.md", "benchmarks/CLUSTER.md", "generators/zoo/README.md"])
+PAGES = ["README.md", "benchmarks/CLUSTER.md", "benchmarks/suites/README.md", "generators/zoo/README.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_commands_exist(page: str) -> None:
     found = commands((ROOT / page).read_text())
     assert len(found) > 5 and [" ".join(words) for words in found if unknown(words)] == []
