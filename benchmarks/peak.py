@@ -15,6 +15,7 @@ def begin(device: str) -> None:
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if device.startswith("cuda"):
+        torch.cuda.init()  # the next line does not, where the device is told by its number
         torch.cuda.reset_peak_memory_stats(device)
 
 

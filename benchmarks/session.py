@@ -16,7 +16,7 @@ from generators.errors import UserError
 from generators.random_init import blend_noise
 from probes.intrinsics import DEPTH_METERS, RELATIVE_DEPTH, Intrinsic, relative_depth
 from probes.memory import portions
-from probes.methods import RELATIVE
+from probes.methods import RELATIVE, method
 from probes.task import Examples, seed_for
 
 from .cache import Cache
@@ -63,9 +63,10 @@ def _check_reach(cell: Cell, intrinsic: Intrinsic, train: Examples) -> None:
     """Raise UserError if targets would be cut off where the truth is not: depth beyond DEPTH_METERS.
 
     What this package brings, and what its networks say of pictures, is taken as it is; the linear probe
-    fits the maps themselves.
+    and the controls that look at pictures fit the maps themselves.
     """
-    if intrinsic.name != "depth" or intrinsic is RELATIVE_DEPTH or cell.method == "linear":
+    fits = cell.method == "linear" or method(cell.method).needs == "picture"
+    if intrinsic.name != "depth" or intrinsic is RELATIVE_DEPTH or fits:
         return
     data, labels, _ = cell.asked_of("train")
     if describe_predictor(labels).embedded if predicted(data, labels) else data in DATA:

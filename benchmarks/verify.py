@@ -97,9 +97,11 @@ def _from_nothing(place: Path) -> Iterator[Store]:
     fresh, before = place / "cache", os.environ.get(VARIABLE)
     fresh.mkdir(parents=True, exist_ok=True)
     for name in KEPT:
-        there = cache_folder() / name
-        if there.is_dir() and not (fresh / name).exists():
-            (fresh / name).symlink_to(there.resolve())
+        there, link = cache_folder() / name, fresh / name
+        if link.is_symlink() and not link.exists():  # that cache is gone
+            link.unlink()
+        if there.is_dir() and not link.exists():
+            link.symlink_to(there.resolve())
     os.environ[VARIABLE] = str(fresh)
     try:
         yield Store(place / "store")

@@ -180,6 +180,6 @@ def depth_unit(facts: AdapterFacts) -> str:
     if facts.alignment == RELATIVE:
         return "none: the adapter draws relative depth; full scale is the nearest point, 0 the farthest"
     if facts.cell is None:
-        return "unknown: the adapter is imported; the decoder's white is written as full scale"
+        return "meters along the view axis, as its import was told or took for granted"
     trained_on = facts.cell.get("train_data") or facts.cell.get("data")
     return f"meters along the view axis, as in the data set {trained_on} it was trained on"

@@ -37,6 +37,7 @@ TOPICS: Mapping[str, str] = {
     "single": "Is one step better than many?",
 }
 PROBES = ("lora", "linear", "finetune")  # methods that models and their controls are compared by
+AS_LONG = 0.1  # share of a control's training by which that of the stage beside it may differ
 REWRITES = ("finetune",)  # methods that train every weight: what they reach is learned, not only found
 FEW = 250  # labeled pictures that the paper calls few
 BLIND = "the better of mean map and RGB patches"
@@ -293,12 +294,13 @@ def _untrained(name: str, names: Sequence[str], facts: Mapping[str, Facts]) -> s
 
 
 def _as_long(control: str, names: Sequence[str], facts: Mapping[str, Facts]) -> str:
-    """The stage of a control's own family that was trained as long, or nearly; "" if there is none."""
-    found = [n for n in _kin(control, names, facts) if real(facts[n])]
+    """The stage of a control's own family that was trained as long, by a tenth; "" if there is none."""
     length = facts[control].trained or 0.0
-    return min(
-        found, key=lambda n: (abs((facts[n].trained or 0.0) - length), -_alike(n, control), n), default=""
-    )
+    apart = {
+        n: abs((facts[n].trained or 0.0) - length) for n in _kin(control, names, facts) if real(facts[n])
+    }
+    found = [name for name, shares in apart.items() if shares <= AS_LONG * length]
+    return min(found, key=lambda n: (apart[n], -_alike(n, control), n), default="")
 
 
 def _alike(first: str, second: str) -> int:

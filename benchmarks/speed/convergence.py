@@ -273,7 +273,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     asked = {(r.model, r.intrinsic, r.question): r.question for r in rows}
     order = [asked[key] for i in INTRINSICS for m in MODELS for key in asked if key[:2] == (m, i)]
     with style():
-        figure, axes = panels(len(order), width=3.6, height=3.0, columns=len(MODELS))
+        first = sum(intrinsic == order[0][1] for _, intrinsic in order)  # each intrinsic begins a row
+        figure, axes = panels(len(order), width=3.6, height=3.0, columns=first)
         for ax, question in zip(axes, order, strict=True):
             _panel(ax, [row for row in rows if row.question == question], judged.get(question))
         save(figure, path, vector=False)
@@ -299,7 +300,7 @@ def _panel(ax: Axes, rows: Sequence[Row], verdict: Verdict | None) -> None:
     ticks = (*LOOKS, LONGEST)
     ax.set_xticks(ticks, [str(step) for step in ticks])
     ax.minorticks_off()
-    ax.set_title(", ".join(rows[0].question))
+    ax.set_title("\n".join(rows[0].question), fontsize=9)
     ax.set_xlabel("steps (dotted: on the way of the longest)")
     ax.set_ylabel("validation error" + (" (degrees)" if rows[0].intrinsic == "normal" else " (RMS)"))
     ax.legend(fontsize=6.5, frameon=False)

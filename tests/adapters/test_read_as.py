@@ -80,7 +80,7 @@ def test_the_authors_depth_is_relative(tmp_path: Path, zoo: Generator) -> None:
     assert np.abs(found[..., 0] - expected).max() < 1e-4
     assert sidecar["values"]["unit"].startswith("none: the adapter draws relative depth")
     in_meters, sidecar = predicted(tmp_path, meters)
-    assert np.abs(in_meters - 10 * found).max() < 1e-3 and sidecar["values"]["unit"].startswith("unknown")
+    assert np.abs(in_meters - 10 * found).max() < 1e-3 and sidecar["values"]["unit"].startswith("meters")
 
 
 @pytest.mark.parametrize("intrinsic", ["normal", "depth"])

@@ -123,6 +123,17 @@ def test_what_was_fetched_is_there_and_what_was_computed_is_not(
     assert len(list(cache.glob("*/x"))) == 4
 
 
+def test_a_folder_that_is_kept_outlives_the_cache_it_was_linked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for cache in (tmp_path / "first", tmp_path / "second"):
+        monkeypatch.setenv("INTRINSIC_BENCH_CACHE", str(cache))
+        (cache / "ops").mkdir(parents=True)
+        with _from_nothing(tmp_path / "kept"):
+            assert (cache_folder() / "ops").resolve() == (cache / "ops").resolve()
+        shutil.rmtree(cache)
+
+
 def test_a_folder_that_a_killed_one_left_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places: list[Path] = []
 

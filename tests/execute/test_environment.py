@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import execute as executing
 from benchmarks import make_cell, peak
@@ -48,6 +49,18 @@ def test_the_peak_of_a_cell_is_its_own() -> None:
         assert peak.peak("cpu")["peak_memory_mib"] > start + 150
     peak.begin("cpu")
     assert peak.peak("cpu")["peak_memory_mib"] < start + 50
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_is_begun_with_before_its_memory_is_counted_anew(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """In a fresh process PyTorch refuses the second call before the first where the device has a number."""
+    called: list[object] = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: called.append("init"))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", called.append)
+    peak.begin(device)
+    assert called == ["init", device]
 
 
 @git

@@ -103,6 +103,8 @@ def test_only_what_others_bring_or_say_is_refused(
             continue
         with pytest.raises(UserError) as caught:
             session_module._check_reach(asked, asked_as, seen)
+        for fits in ("linear", "pixels", "constant"):  # these fit the maps themselves
+            session_module._check_reach(asked.with_(method=fits), asked_as, seen)
         assert ("clip=10" in caught.value.todo) == (data == "diode:outdoor")
     assert "samples" in DATA and describe_predictor("rooms-network").embedded
 

@@ -170,6 +170,17 @@ def test_the_scrambled_control_stands_against_the_stage_of_its_own_length(tmp_pa
     assert answer.names == ("a.s2",) and "better by 1.50 °" in answer.text
 
 
+def test_a_scrambled_control_without_a_stage_of_its_length_is_compared_with_none(tmp_path: Path) -> None:
+    """Beside the stage that saw three times as much, what is found would be the training's length."""
+    control = generator("a.scrambled", 0.3, control="scrambled")
+    records = [
+        asked(cell("a.s3", "normal", "lora"), 30.0, spec=generator("a.s3", 1.0)),
+        asked(cell("a.scrambled", "normal", "lora"), 34.5, spec=control),
+    ]
+    answer = answers_of(put(tmp_path / "s", records))["normal", "scrambled"]
+    assert answer.text.startswith("no model and its control")
+
+
 def test_skill_below_zero_is_no_worse_than_the_mean_map(tmp_path: Path) -> None:
     """An untrained network whose pictures are all alike is thousands of percent worse: that tells nothing."""
     records = [
