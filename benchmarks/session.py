@@ -88,6 +88,18 @@ def in_parts(cell: Cell) -> bool:
     return cell.asked_of("train")[0] not in DATA and not together
 
 
+SHOWN = ("data", "world", "split", "rows", "size", "drawn by")  # of the keys of what is made of pictures
+
+
+def _shown(data: str, split: str, rows: range, size: int) -> dict[str, Any]:
+    """Which pictures, for a key; of drawn ones what drew them, too, where it was no CPU."""
+    from .data.drawn.load import drawn_by
+
+    by = drawn_by() if data.startswith("drawn:") else {}
+    key = {"data": data, "world": describe(data).fingerprint, "split": split, "size": size}
+    return key | {"rows": [rows.start, rows.stop]} | ({"drawn by": by} if by else {})
+
+
 def _lean(part: Examples) -> Examples:
     """What is left of pictures whose codes and targets are known: no pixel of theirs."""
     maps = {name: value[:, :, :0, :0].clone() for name, value in part.maps.items()}
@@ -190,16 +202,9 @@ class Session:
         Of data that is not this package's own, with the truth that the cell asks for alone.
         """
         data, labels, size = cell.asked_of(split)
-        rows, spec = rows or split_rows(cell, split), describe(data)
+        rows = rows or split_rows(cell, split)
         _check_world(cell)
-        key: dict[str, Any] = {
-            "kind": "pictures",
-            "data": data,
-            "world": spec.fingerprint,
-            "split": split,
-            "rows": [rows.start, rows.stop],
-            "size": size,
-        }
+        key = {"kind": "pictures"} | _shown(data, split, rows, size)
         wanted: tuple[str, ...] | None = None
         if data not in DATA:
             wanted = () if predicted(data, labels) else (cell.intrinsic,)
@@ -226,7 +231,7 @@ class Session:
         from .predictors.registry import identity
 
         asked = {"labels": labels, "identity": identity(labels), "intrinsics": [cell.intrinsic]}
-        where = {name: key[name] for name in ("data", "world", "split", "rows", "size")}
+        where = {name: value for name, value in key.items() if name in SHOWN}
 
         def say() -> dict[str, Tensor]:
             return label_pictures(labels, found.pictures, [cell.intrinsic], self.device)
@@ -258,14 +263,7 @@ class Session:
         if split == "train":
             _check_reach(cell, intrinsic, plain)
         data, labels, size = cell.asked_of(split)
-        frozen: dict[str, Any] = {
-            "model": registry.frozen_identity(cell.model),
-            "data": data,
-            "world": describe(data).fingerprint,
-            "split": split,
-            "rows": [rows.start, rows.stop],
-            "size": size,
-        }
+        frozen = {"model": registry.frozen_identity(cell.model)} | _shown(data, split, rows, size)
         code = self._tensors(f"code {split}", {"kind": "codes"} | frozen, pictures.pictures, generator.embed)
         if split != "train":
             return replace(plain, code=code)

@@ -83,8 +83,8 @@ class Store:
     def sweep(self) -> None:
         """Remove temporary files, attempts, claims and pulses of processes of this machine that are gone.
 
-        Of other machines what nobody has touched for a week: attempts that have lost and, where the store is a
-        folder, pulses.
+        Of other machines what nobody has touched for a week: attempts that have lost and, where the store
+        is a folder, pulses.
         """
         sweep_temporary(self.folder)
         for path in (self.folder / ATTEMPTS).glob("*"):

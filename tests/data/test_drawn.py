@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from safetensors import safe_open
 
+from benchmarks.cache import Cache
 from benchmarks.data import ABSENT, DATA, prompts
 from benchmarks.data.drawn import load as load_module
 from benchmarks.data.drawn import needs, sampler, spec
@@ -24,6 +25,8 @@ from benchmarks.data.drawn.load import load
 from benchmarks.data.drawn.sampler import COUNTS, FIRST_SEED, SEED_STRIDE, SEEDS, captions, parse
 from benchmarks.data.rooms.scenes import scene_parameters
 from benchmarks.draw import draw
+from benchmarks.session import Session
+from benchmarks.suite import make_cell
 from generators import registry
 from generators.base import Sample
 from generators.errors import UserError
@@ -223,6 +226,32 @@ def test_what_a_gpu_drew_is_not_what_a_cpu_draws(
         monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda said=deterministic: said)
         load(f"drawn:{GAN}", "test", range(3), 64, ALL)
         assert len(small) == times * drawn
+
+
+ROOMS: dict[str, Any] = {"train_data": "rooms", "train_labels": "exact", "test": 2}
+
+
+@pytest.mark.parametrize("labels", ["", "rooms-network"])
+def test_a_session_keeps_them_apart_too(
+    small: list[list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, labels: str
+) -> None:
+    """One cache of two machines: what one sees is not what the other's GPU drew, nor made of that."""
+    cell = make_cell("none", "normal", "constant", data=f"drawn:{GAN}", labels="rooms-network", **ROOMS)
+    watched, level = registry.load, {"cpu": 0, "cuda": 255}
+    monkeypatch.setattr(registry, "load", lambda model, device: watched(model, "cpu"))
+    seen = []
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr(load_module, "device_here", lambda said=device: said)
+        monkeypatch.setattr(
+            load_module,
+            "_draw",
+            lambda model, drawn, split, rows, said=device: torch.full(
+                (len(rows), 3, 64, 64), level[said], dtype=torch.uint8
+            ),
+        )
+        found = Session(Cache(tmp_path / "cache")).pictures(cell, "test")
+        seen.append(found.maps["normal"] if labels else found.pictures)
+    assert not torch.equal(*seen)
 
 
 def test_another_size_is_resampled(small: list[list[int]]) -> None:

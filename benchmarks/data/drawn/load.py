@@ -66,6 +66,13 @@ def device_here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def drawn_by() -> dict[str, Any]:
+    """What keys of drawn pictures and of all that is made of them hold: of a CPU nothing more."""
+    if device_here() == "cpu":
+        return {}
+    return {"device": device_here(), "deterministic": torch.are_deterministic_algorithms_enabled()}
+
+
 def batch_size(resolution: int) -> int:
     """Pictures that are drawn at once."""
     return max(1, min(LARGEST_BATCH, PIXELS // resolution**2))
@@ -89,8 +96,7 @@ def _shards(drawn: Sampler, split: str, numbers: Sequence[int]) -> dict[int, Ten
             "split": split,
             "rows": [rows.start, rows.stop],
         }
-        if device_here() != "cpu":
-            key |= {"device": device_here(), "deterministic": torch.are_deterministic_algorithms_enabled()}
+        key |= drawn_by()
 
         def compute(rows: range = rows) -> dict[str, Tensor]:
             if not model:
