@@ -204,6 +204,7 @@ def test_a_gpu_gives_the_same_bits_where_it_is_told_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:the slow reference runs")  # where there is no nvcc
 def test_a_gpu_gives_nearly_the_same_numbers_by_default(
     first: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,9 +176,11 @@ def test_derivatives_of_activations(act: str) -> None:
 OUTER, LINE = noise(4).float().outer(noise(4, seed=1).float()), noise(6).float()
 
 
-def calls(x: Tensor, b: Tensor, impl: str = "cpu") -> list[Tensor]:
+def calls(
+    x: Tensor, b: Tensor, impl: str = "cpu", filters: tuple[Tensor, Tensor] = (OUTER, LINE)
+) -> list[Tensor]:
     """Every operation once, with its usual options."""
-    f, line = OUTER.to(x.device), LINE.to(x.device)
+    f, line = (each.to(x.device) for each in filters)
     return [
         ops.bias_act(x, b, act="lrelu", clamp=2, impl=impl),
         ops.bias_act(x, b, act="swish", impl=impl),
@@ -446,17 +448,19 @@ def test_cuda_filters_too_large_for_a_tile(kind: str) -> None:
 @pytest.mark.gpu
 def test_cuda_kernels_run_in_the_current_stream() -> None:
     x, b = noise(2, 2, 9, 11, dtype=torch.float32).cuda(), noise(2, dtype=torch.float32).cuda()
+    filters = OUTER.cuda(), LINE.cuda()  # a copy from the CPU amid the calls would wait for the stream
 
     def results(x: Tensor) -> list[Tensor]:
-        found = calls(x.requires_grad_(), b, "cuda")
+        found = calls(x.requires_grad_(), b, "cuda", filters)
         return found + [torch.autograd.grad(y.square().sum(), x)[0] for y in found]
 
     expected, late, stream = results(x.clone()), torch.zeros_like(x), torch.cuda.Stream()
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
-        torch.cuda._sleep(10**8)  # some 50 ms, in which the default stream would find zeros
+        torch.cuda._sleep(10**9)  # half a second, in which the default stream would find zeros
         late.copy_(x)
         found = results(late)
+    assert not stream.query(), "a call waited for the stream: what follows would show nothing"
     stream.synchronize()
     for each, other in zip(found, expected, strict=True):
         close(each, other)
