@@ -142,9 +142,11 @@ def list_data() -> None:
 @list_.command("predictors")
 def list_predictors() -> None:
     """Every predictor: what it labels, under which licence, and whether it is on this machine."""
-    from .predictors.registry import rows
+    from .predictors.registry import plugin_lines, rows
 
     _columns(rows())
+    for line in plugin_lines():
+        click.echo(line, err=True)
 
 
 @main.command()

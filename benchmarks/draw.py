@@ -194,6 +194,7 @@ class Drawing:
     def draw(self, missing: Sequence[int], batch: int, device: str) -> None:
         """Draw the pictures of some seeds."""
         from generators import registry
+        from generators.sampled import check_sample
         from probes.memory import portions
 
         model = registry.load(self.asked.model, device)
@@ -202,7 +203,8 @@ class Drawing:
 
             def some(rows: slice) -> Sample:
                 said = [self.prompts[s - self.asked.seed] for s in missing[rows]] if arguments else None
-                return model.sample(missing[rows], said, **arguments)
+                drawn = model.sample(missing[rows], said, **arguments)
+                return check_sample(drawn, self.asked.spec, len(missing[rows]))
 
             for rows, sample in portions(len(missing), batch, some, "draw pictures"):
                 seeds = missing[rows]

@@ -281,13 +281,25 @@ def _in_units(prediction: Tensor, probe: Probe, cell: Cell, test: Examples) -> T
 
 def _score(cell: Cell, prediction: Tensor, task: Task, test: Examples, record: Record) -> None:
     truth = test.maps[cell.intrinsic]
-    found = score(cell.intrinsic, prediction, truth, test.mask, alignment=cell.alignment)
+    cure = cure_of(cell)
+    found = score(cell.intrinsic, prediction, truth, test.mask, alignment=cell.alignment, cure=cure)
     if describe(cell.data).own:
         found["skill"] = _skill(cell, found, task, test, record)
     record.per_image = {name: [round(float(v), 6) for v in values] for name, values in found.items()}
     record.scores = {name: float(np.mean(values)) for name, values in record.per_image.items()}
     if test.groups:
         record.details["groups"] = list(test.groups)
+
+
+def cure_of(cell: Cell) -> str:
+    """What to do about a prediction that is not finite: only what is trained at a rate can have diverged."""
+    if cell.options.get("rate") and cell.options.get("steps"):
+        return f"the training diverged: lower the learning rate {cell.options['rate']}"
+    if "predictor" in cell.options:
+        return f"the predictor {cell.options['predictor']!r} gave it: mend the predictor"
+    if cell.model == NO_MODEL:
+        return f"the method {cell.method!r} gave it: look at the pictures and labels it was shown"
+    return f"the model's own codes or maps are not finite: intrinsic-bench check {cell.model}"
 
 
 def _skill(cell: Cell, found: Mapping[str, Tensor], task: Task, test: Examples, record: Record) -> Tensor:

@@ -88,12 +88,13 @@ def _fetch_predictor(name: str, accept_licence: bool, path: Path | None) -> None
 
 def _spec(name: str) -> GeneratorSpec:
     """A registered model; for a name nobody knows the error also lists what only has a source."""
-    from benchmarks.predictors.registry import PREDICTORS
+    from benchmarks.predictors.registry import PREDICTORS, refuse_broken
     from generators import registry
     from generators.sources import SOURCES
 
     names = {s.name: s for s in registry.specs()}
     if name not in names and name.split(".")[0] not in registry.broken_plugins():
+        refuse_broken(name)
         raise unknown(
             "model", name, dict.fromkeys([*SOURCES, *PREDICTORS, *names]), "see: intrinsic-bench fetch --list"
         )

@@ -40,6 +40,21 @@ def families() -> Iterator[Finding]:
     for name, told in registry.taken_names().items():
         cure = f"rename it in the plugin, or uninstall {name!r}"
         yield Finding(WARNING, f"plugin {name}", told, "two models of one name", cure)
+    yield from predictor_plugins()
+
+
+def predictor_plugins() -> Iterator[Finding]:
+    """Plugins of predictors that cannot be imported, have broken facts, or names of others."""
+    from benchmarks.predictors import registry as predictors
+
+    for name, why in predictors.broken_plugins().items():
+        yield Finding(WARNING, f"plugin {name}", "it cannot be imported", why, f"mend or uninstall {name!r}")
+    for name, why in predictors.faulty_predictors().items():
+        cure = "mend its PredictorSpec in the plugin"
+        yield Finding(WARNING, f"predictor {name}", "its facts are broken", why, cure)
+    for name, told in predictors.taken_names().items():
+        cure = f"rename it in the plugin, or uninstall {name!r}"
+        yield Finding(WARNING, f"plugin {name}", told, "two predictors of one name", cure)
 
 
 def family(name: str, specs: Iterable[GeneratorSpec]) -> Finding:

@@ -116,6 +116,7 @@ def label_into(
     check_asked(predictor, wanted)
     if not on_machine(predictor):
         load(predictor)  # says what is missing, and how to get it
+    _check_apart(Path(data), out)
     asked = _asked(data, split, count, size or 0, spec)
     settings = {**asked.settings, "predictor": predictor, "intrinsics": list(wanted)}
     facts = _begin(out, asked, settings, spec)
@@ -128,6 +129,17 @@ def label_into(
 
 
 # What is asked.
+
+
+def _check_apart(pictures: Path, out: Path) -> None:
+    """Raise UserError if maps would lie among the pictures; a folder below theirs is not read."""
+    if pictures.is_dir() and out.resolve() == pictures.resolve():
+        raise UserError(
+            f"maps of {pictures} in {out}",
+            "they would lie among the pictures, and the next run would read them",
+            "",
+            f"choose another folder, as --out {pictures / 'maps'}",
+        )
 
 
 def _asked(data: str, split: str, count: int | None, size: int, spec: PredictorSpec) -> Asked:

@@ -17,11 +17,12 @@ def predicted(data: str, labels: str) -> bool:
 def check_labels(data: str, labels: str, intrinsic: str) -> None:
     """Raise UserError unless a data set has truth of an intrinsic from this source."""
     from .data import describe
-    from .predictors.registry import PREDICTORS, describe_predictor
+    from .predictors.registry import PREDICTORS, describe_predictor, refuse_broken
 
     spec = describe(data)
     sources = (*spec.labels, *(name for name in PREDICTORS if name not in spec.labels))
     if labels not in sources:
+        refuse_broken(labels)
         raise unknown(f"label source of data set {data!r}", labels, sources)
     known = spec.intrinsics if labels in spec.labels else describe_predictor(labels).intrinsics
     if intrinsic not in known:

@@ -178,6 +178,44 @@ def _check_needs(cell: Cell) -> None:
         raise UserError(asked, "this method needs an intrinsic", "see: intrinsic-bench ls data", "name one")
 
 
+def _check_world(cell: Cell) -> None:
+    """What a model draws is compared with renders of an embedded world: they alone have captions."""
+    from benchmarks.data.rooms.worlds import WORLDS
+
+    if method(cell.method).needs == "samples" and cell.data not in WORLDS:
+        raise UserError(
+            f"method {cell.method!r} on data set {cell.data!r}",
+            "it compares with renders of an embedded world",
+            f"embedded worlds: {', '.join(WORLDS)}",
+            "use data = 'rooms'",
+        )
+
+
+def _check_drawn_size(cell: Cell, spec: GeneratorSpec) -> None:
+    """What a model draws is compared with renders of the same size."""
+    if method(cell.method).needs == "samples" and spec.resolution != cell.size:
+        wrong = f"the pictures that {spec.name!r} draws have {spec.resolution} pixels a side"
+        raise UserError(f"size = {cell.size}", wrong, "", f"size = {spec.resolution}")
+
+
+def _check_predictor(cell: Cell) -> None:
+    """The predictor that is scored gives the intrinsic."""
+    from .predictors.registry import PREDICTORS, describe_predictor
+
+    if "predictor" not in cell.options:
+        return
+    name = str(cell.options["predictor"])
+    known = describe_predictor(name).intrinsics
+    if cell.intrinsic not in known:
+        able = [each for each, spec in PREDICTORS.items() if cell.intrinsic in spec.intrinsics]
+        raise UserError(
+            f"intrinsic {cell.intrinsic!r} of predictor {name!r}",
+            "it does not give it",
+            f"it gives: {', '.join(known)}; predictors that give {cell.intrinsic!r}: {', '.join(able)}",
+            "ask one of these",
+        )
+
+
 def check_cell(cell: Cell) -> None:
     """Raise UserError unless a cell can be computed; nothing is loaded."""
     spec = None if cell.model == NO_MODEL else registry.spec(cell.model)
@@ -194,12 +232,16 @@ def check_cell(cell: Cell) -> None:
         raise unknown("alignment", cell.alignment, ALIGNMENTS)
     for split in ("train", "validation", "test"):
         _check_split(cell, split)
+    _check_world(cell)
     _check_options(cell, spec)
+    _check_predictor(cell)
     if spec:
         _check_able(cell, spec)
     _check_seeds(cell, spec)
     _check_draws(cell, spec)
     _check_asks(cell, spec)
+    if spec:
+        _check_drawn_size(cell, spec)
     if spec and method(cell.method).needs != "samples":
         _check_pictures(cell, spec)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from generators.errors import UserError
+from generators.sampled import check_sample
 from probes.memory import portions
 from probes.precision import autocast
 
@@ -107,6 +108,7 @@ def drawn_pictures(cell: Cell, here: Session) -> Iterator[Tensor]:
         asked = [SEED + i for i in range(rows.start, rows.stop)], said[rows]
         with autocast(generator.network, options):
             sampled = generator.sample(*asked, **_sampler(cell))
+        check_sample(sampled, generator.spec, len(asked[0]))
         return _eight_bit(sampled.images.float().cpu())
 
     for _, pictures in portions(count, BATCH, draw, "draw pictures"):

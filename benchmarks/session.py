@@ -124,6 +124,18 @@ def _together(parts: list[Examples]) -> Examples:
     )
 
 
+def _check_rows(given: object, rows: int, kind: str) -> None:
+    """Raise UserError unless a model gave tensors by name, a row for each picture."""
+    if isinstance(given, Mapping) and given:
+        odd = [n for n, v in given.items() if not (isinstance(v, Tensor) and v.ndim and len(v) == rows)]
+        wrong = f"{odd[0]!r} is no tensor with a row for each of {rows} pictures" if odd else ""
+    else:
+        wrong = f"it is a {type(given).__name__}"
+    if wrong:
+        known = "tensors by name, the pictures in their first dimension"
+        raise UserError(f"{kind} of pictures", wrong, known, "see: intrinsic-bench check MODEL")
+
+
 def _valid(mask: Tensor, output: Tensor) -> Tensor | None:
     """Where targets (n c h' w') are made of valid pixels (n 1 h w) alone; None if everywhere."""
     if bool(mask.all()):
@@ -325,7 +337,9 @@ class Session:
 
         def some(rows: slice) -> dict[str, Tensor]:
             with torch.no_grad():
-                return {name: value.cpu() for name, value in function(inputs[rows].to(self.device)).items()}
+                given = function(inputs[rows].to(self.device))
+            _check_rows(given, len(inputs[rows]), str(key["kind"]))
+            return {name: value.cpu() for name, value in given.items()}
 
         def compute() -> dict[str, Tensor]:
             asked = f"compute {key['kind']} of pictures"

@@ -155,7 +155,16 @@ def load_suite(name: str | Path) -> Suite:
     except ValueError as error:
         raise UserError(f"suite {path}", f"it is no TOML: {error}", "", "mend the line it names") from error
     with _within(f"suite {path}"):
-        return _suite(table)
+        suite = _suite(table)
+    own = shipped().get(suite.name)
+    if own is not None and own.read_bytes() != path.read_bytes():
+        raise UserError(
+            f"suite {path}",
+            f"a suite that comes with the package is called {suite.name!r}",
+            "results of both would go into one store, and one report take the place of the other",
+            "give it a name of its own",
+        )
+    return suite
 
 
 def _find(name: str) -> Path:

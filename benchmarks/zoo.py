@@ -80,7 +80,8 @@ def train(folder: Path, what: str, threads: int, minutes: float | None, **option
     Exit status: 0 all is done, 4 stopped before the end (--minutes, Ctrl-C, SIGTERM) with the state saved, 2
     something to mend.
 
-    `torchrun --nproc-per-node 2 -m benchmarks zoo train FOLDER unet` shares a batch between processes.
+    `torchrun --nproc-per-node 2 -m benchmarks zoo train FOLDER unet` shares a batch between processes. Its
+    exit status is torchrun's own: 1 for a training that was stopped, its state saved all the same.
     """
     asked = Asked(ends=time.monotonic() + 60 * minutes if minutes else None, **options)
     check_device(asked.device)

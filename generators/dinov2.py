@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub
 from .base import GeneratorSpec, PixelSpace, Sample
 from .errors import UserError
-from .hub import find_folder, hash_files, local_folder, reading
+from .hub import find_folder, hash_files, reading, whole_folder
 from .plain import parse_json
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ RANDOM_SEED = 60  # of the weights the zoo's training starts from, and of dinov2
 REGISTERS = 4  # tokens without a patch in the models of Darcet et al.
 ZOO = Path(__file__).parent / "zoo" / "weights" / "dinov2.rooms64"
 FILES = ("config.json", "model*.safetensors", "model.safetensors.index.json")
+NEEDED = ("config.json", "model.safetensors")  # in the folder of an embedded model
 # What the published models' preprocessor takes from a picture in [0, 1], and divides it by.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)  # the zoo's: a picture in [-1, 1] stays as it is
@@ -168,10 +169,10 @@ def _digest(facts: Mapping[str, Any]) -> str:
 
 def identity(spec: GeneratorSpec) -> str:
     """Hash of the weights' files (or of configuration and seed, or the hub's commit), protocol and head."""
-    seed, folder = spec.options.get("random_seed"), local_folder(spec)
-    end = f"-{_digest(_protocol(spec))}-head{HEAD_SEED}"
+    seed, end = spec.options.get("random_seed"), f"-{_digest(_protocol(spec))}-head{HEAD_SEED}"
     if seed is not None:
         return f"{_digest(spec.options['config'])}-seed{seed}{end}"
+    folder = whole_folder(spec, NEEDED)
     if folder is None:
         return f"{hub.address(spec)}{end}"
     return hash_files(sorted(p for pattern in FILES for p in folder.glob(pattern))) + end
@@ -183,13 +184,16 @@ def frozen_identity(spec: GeneratorSpec) -> str:
 
 
 def on_machine(spec: GeneratorSpec) -> bool:
-    """Whether the weights are here: the user's own, or in the hub's cache."""
+    """Whether the weights are here: the package's, the user's own, or in the hub's cache."""
+    if spec.embedded:
+        return spec.options.get("random_seed") is not None or hub.on_machine(spec, NEEDED)
     return hub.on_machine(spec, ["model.safetensors"])
 
 
 def hub_folder(spec: GeneratorSpec) -> Path:
     """The model's folder, fetched from the hub where it is not on this machine; raises UserError."""
-    return find_folder(spec, FILES, "transformers")
+    found = find_folder(spec, FILES, "transformers")
+    return whole_folder(spec, NEEDED) or found
 
 
 def _classes(registers: int) -> tuple[Any, Any]:

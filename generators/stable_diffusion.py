@@ -16,7 +16,7 @@ from . import hub
 from .base import GeneratorSpec, Sample
 from .errors import UserError
 from .hub import WEIGHTS_VARIABLE as WEIGHTS_VARIABLE
-from .hub import find_folder, hash_files, local_folder, reading
+from .hub import find_folder, hash_files, lost, reading, whole_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -152,8 +152,11 @@ def _parts(spec: GeneratorSpec) -> tuple[str, ...]:
 
 
 def digest(spec: GeneratorSpec, parts: Sequence[str], without_weights: str = "") -> str:
-    """Hash of the files of the parts of a folder of one's own, else address and commit of the hub."""
-    folder = local_folder(spec)
+    """Hash of the files of the parts of a folder of one's own, else address and commit of the hub.
+
+    Raises UserError where a part of an embedded model is missing.
+    """
+    folder = whole_folder(spec, _needed(spec, parts))
     if folder is None:
         return f"{hub.address(spec)}#{spec.options.get('random_seed')}"
     files = [p for part in parts for p in _files(folder, part, weights=part != without_weights)]
@@ -208,7 +211,7 @@ def hub_folder(spec: GeneratorSpec) -> Path:
     patterns = [f"{part}/{end}" for part in _parts(spec) for end in ("*.json", "*.txt")]
     patterns += [f"{part}/*model.safetensors" for part in _weighed(spec)]
     found = find_folder(spec, patterns, "diffusers")
-    if local_folder(spec) is None:
+    if whole_folder(spec, _needed(spec, _parts(spec))) is None:
         _check_files(spec, found)
     return found
 
@@ -225,11 +228,15 @@ def _weight_files(spec: GeneratorSpec) -> list[str]:
     return [f"{p}/{names.get(p, 'diffusion_pytorch_model')}.safetensors" for p in _weighed(spec)]
 
 
+def _needed(spec: GeneratorSpec, parts: Sequence[str]) -> list[str]:
+    """What must be in a model's folder: of each part the file of weights, or, where none is read, any."""
+    weights = {name.partition("/")[0]: name for name in _weight_files(spec)}
+    return [weights.get(part, part) for part in parts]
+
+
 def _check_files(spec: GeneratorSpec, folder: Path) -> None:
     """Raise UserError unless the weights of every part that is read are there, in one file or in many."""
-    needed = _weight_files(spec)
-    ends = ("", ".index.json")
-    missing = [name for name in needed if not any((folder / f"{name}{end}").is_file() for end in ends)]
+    missing = lost(folder, _weight_files(spec))
     if missing:
         raise UserError(
             f"model {spec.name!r}",
@@ -241,8 +248,8 @@ def _check_files(spec: GeneratorSpec, folder: Path) -> None:
 
 
 def on_machine(spec: GeneratorSpec) -> bool:
-    """Whether every file of weights is here: the user's own, or in the hub's cache."""
-    return hub.on_machine(spec, _weight_files(spec))
+    """Whether every file of weights is here: the package's, the user's own, or in the hub's cache."""
+    return hub.on_machine(spec, _needed(spec, _parts(spec)) if spec.embedded else _weight_files(spec))
 
 
 def load(spec: GeneratorSpec, device: str = "cpu") -> SingleStep:

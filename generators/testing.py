@@ -225,6 +225,8 @@ def _sample(generator: Generator) -> Iterator[str]:
     largest = images.abs().max().item()
     if not largest <= BRIGHTEST:
         yield f"sample gives values up to {largest:.3g}; pictures lie in [-1, 1]"
+    elif images.min() >= 0 and images.any():
+        yield "sample gives no value below 0 in any picture; pictures lie in [-1, 1], not in [0, 1]"
     if torch.equal(images[0], images[1]):
         yield f"sample gives the same picture for the seeds {SEEDS[0]} and {SEEDS[1]}"
     torch.manual_seed(1)

@@ -11,9 +11,8 @@ from functools import cache
 from pathlib import Path
 
 from .base import GeneratorSpec
-from .errors import UserError, not_installed
-from .hub import WEIGHTS_VARIABLE, zoo_place
 from .hub import ZOO as ZOO
+from .hub import lacking, zoo_place
 
 
 @cache
@@ -48,6 +47,8 @@ def weights_file(spec: GeneratorSpec) -> Path | None:
 def weights_identity(spec: GeneratorSpec, also: str = "", files: tuple[Path, ...] = ()) -> str:
     """Hash of the weights, or of the configuration and the seed; the address where there is no file yet.
 
+    An embedded model has no address: UserError where its file is missing.
+
     Args:
         also: what else decides the pictures, put behind a hash.
         files: those that hold the model, where it is not one file; () asks `weights_file`.
@@ -59,6 +60,8 @@ def weights_identity(spec: GeneratorSpec, also: str = "", files: tuple[Path, ...
     if not files:
         path = weights_file(spec)
         files = (path,) if path else ()
+    if not files and spec.embedded:
+        raise lacking(spec, zoo_file(spec))
     if not files:
         return f"{spec.source or 'a local file'}@{spec.options.get('sha256') or 'unverified'}"
     return "-".join(file_hash(path) for path in files) + also
@@ -69,15 +72,8 @@ def find_weights(spec: GeneratorSpec) -> Path:
     path = weights_file(spec)
     if path is not None:
         return path
-    if spec.embedded and not zoo_file(spec).is_relative_to(ZOO):
-        raise UserError(
-            f"model {spec.name!r}",
-            f"the folder that stands for the package's weights lacks it: {WEIGHTS_VARIABLE} is set",
-            f"expected: {zoo_file(spec)}",
-            "train that stage, too, or unset the variable",
-        )
     if spec.embedded:
-        raise not_installed(spec.name, "/".join(zoo_file(spec).parts[-2:]))
+        raise lacking(spec, zoo_file(spec))
     from .checkpoints.download import required_path
 
     return required_path(spec.name, published=spec.source is not None)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from generators.base import Denoiser, Generator
 from generators.draws import Draws
+from generators.errors import UserError
 
 from .intrinsics import Intrinsic, squared_error
 from .memory import Parts, Short, attempt, explained, portions
@@ -83,11 +84,24 @@ def loss_of(task: Task, forward: Forward, question: Callable[[], Tensor] | None 
         return lambda code, target, draws, *valid: denoiser.loss(code, asked(), target, draws, *valid, **more)
 
     def loss(code: Mapping[str, Tensor], target: Tensor, draws: Draws, valid: Tensor | None = None) -> Tensor:
-        output = forward(code, intrinsic.name).float()  # no matter in which precision the network ran
+        output = forward(code, intrinsic.name)
+        _check_output(output, target, generator.spec.name)
+        output = output.float()  # no matter in which precision the network ran
         valid = valid if valid is None else valid.to(output.device)
         return output_loss(generator, intrinsic, output, target.to(output.device), valid)
 
     return loss
+
+
+def _check_output(output: object, target: Tensor, name: str) -> None:
+    """Raise UserError unless what a model's `forward` gives can be set beside its targets, pixel by pixel."""
+    if not isinstance(output, Tensor):
+        wrong = f"it gave a {type(output).__name__}, no tensor"
+    elif output.shape != target.shape:
+        wrong = f"it gave {tuple(output.shape)}, its targets have {tuple(target.shape)}"
+    else:
+        return
+    raise UserError(f"forward of {name!r}", wrong, "", f"see: intrinsic-bench check {name}")
 
 
 def shuffled(n: int, generator: torch.Generator) -> Tensor:

@@ -45,10 +45,10 @@ class Intrinsic:
 
 
 def unit(normals: Tensor) -> Tensor:
-    """Normals (b 3 h w) of length one; a zero vector faces the camera."""
+    """Normals (b 3 h w) of length one; a zero vector faces the camera, what is not finite stays so."""
     length = normals.norm(dim=1, keepdim=True)
     facing = torch.tensor([0.0, 0.0, 1.0], dtype=normals.dtype, device=normals.device)
-    return torch.where(length > 1e-6, normals / length.clamp_min(1e-6), facing[None, :, None, None])
+    return torch.where(length <= 1e-6, facing[None, :, None, None], normals / length.clamp_min(1e-6))
 
 
 def angular_error(a: Tensor, b: Tensor) -> Tensor:

@@ -143,7 +143,10 @@ METHODS: dict[str, Method] = {
 
 
 def register(name: str, added: Method) -> None:
-    """Add a method of another package; raises ValueError if the name is taken by another one."""
+    """Add a method, as benchmarks.methods does; raises ValueError if the name is taken by another one.
+
+    It has to be added wherever cells are planned and computed: workers are processes of their own.
+    """
     if METHODS.setdefault(name, added) != added:
         raise ValueError(f"the method {name!r} exists: {METHODS[name]}")
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from generators.base import Generator, GeneratorSpec
+from generators.sampled import check_sample
 from probes.intrinsics import INTRINSICS
 from probes.memory import portions
 from probes.task import Examples
@@ -46,7 +47,8 @@ def draw(generator: Generator, split: str, rows: range) -> dict[str, Tensor]:
 
     def some(part: slice) -> dict[str, Tensor]:
         seeds = [FIRST_SEED[split] + i for i in rows[part]]
-        sample = generator.sample(seeds, **told(generator.spec, seeds))
+        drawn = generator.sample(seeds, **told(generator.spec, seeds))
+        sample = check_sample(drawn, generator.spec, len(seeds))
         pictures = ((sample.images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         code = sample.code
         if generator.spec.takes == "images":

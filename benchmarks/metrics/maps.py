@@ -15,6 +15,7 @@ from generators.errors import UserError, unknown
 from .catalog import check_alignment
 
 MINIMUM_DEPTH = 1e-3  # meters: predicted depth is clamped to it after alignment
+NOT_FINITE = "see what made it: nothing that is not finite can be scored"  # unless the caller knows better
 UNIT_TOLERANCE = 0.05  # how far the length of a true normal may be from 1 (8-bit maps are within 0.01)
 
 
@@ -177,17 +178,14 @@ def _refuse(intrinsic: str, wrong: Tensor, what: str, todo: str) -> None:
         )
 
 
-def _check_values(intrinsic: str, prediction: Tensor, truth: Tensor, mask: Tensor, alignment: str) -> None:
+def _check_values(
+    intrinsic: str, prediction: Tensor, truth: Tensor, mask: Tensor, alignment: str, cure: str
+) -> None:
     def pictures(pixels: Tensor) -> Tensor:
         return pixels.flatten(1).any(1)
 
     _refuse(intrinsic, ~pictures(mask), "no pixel is in the mask", "leave such pictures out")
-    _refuse(
-        intrinsic,
-        pictures(~prediction.isfinite()),
-        "the prediction has NaN or Inf",
-        "the training diverged: lower the learning rate",
-    )
+    _refuse(intrinsic, pictures(~prediction.isfinite()), "the prediction has NaN or Inf", cure)
     broken = "mask such pixels out"
     _refuse(intrinsic, pictures(~truth.isfinite() & mask), "the truth has NaN or Inf in the mask", broken)
     if intrinsic == "depth" and alignment == "unit":
@@ -203,7 +201,12 @@ def _check_values(intrinsic: str, prediction: Tensor, truth: Tensor, mask: Tenso
 
 
 def score(
-    intrinsic: str, prediction: Tensor, truth: Tensor, mask: Tensor, alignment: str = "none"
+    intrinsic: str,
+    prediction: Tensor,
+    truth: Tensor,
+    mask: Tensor,
+    alignment: str = "none",
+    cure: str = NOT_FINITE,
 ) -> dict[str, Tensor]:
     """Every metric of an intrinsic, per picture.
 
@@ -215,6 +218,7 @@ def score(
             1; anything outside the mask.
         mask: (b 1 h w) bool; pixels outside count for nothing, alignment included.
         alignment: of depth, one of ALIGNMENTS; "none" for every other intrinsic.
+        cure: what to do about a prediction that is not finite, which only the caller knows.
 
     Returns:
         Metric name to float64 (b,); the names, titles and units are METRICS.
@@ -228,7 +232,7 @@ def score(
         raise unknown("intrinsic", intrinsic, _SCORES)
     check_alignment(intrinsic, alignment)
     _check_shapes(intrinsic, prediction, truth, mask)
-    _check_values(intrinsic, prediction, truth, mask, alignment)
+    _check_values(intrinsic, prediction, truth, mask, alignment, cure)
     p, t = prediction.detach().double(), torch.where(mask, truth.detach().double(), 0)
     if intrinsic == "depth":
         p = align_depth(p, t, mask, alignment)

@@ -43,11 +43,13 @@ class Picture:
         values: (h w 3) sRGB, uint8 or uint16, upright.
         sha256: of the file.
         notes: what was decided for this file and may surprise.
+        turn: how EXIF says the file lies (2 to 8, section 4.6.4), which `values` no longer do; 1 for upright.
     """
 
     values: NDArray[Any]
     sha256: str
     notes: tuple[str, ...] = field(default=())
+    turn: int = 1
 
     @property
     def size(self) -> tuple[int, int]:
@@ -82,7 +84,7 @@ def read_picture(path: Path, background: tuple[int, int, int] = (255, 255, 255))
         data = path.read_bytes()
         if not data:
             raise ValueError("the file is empty")
-        values, notes = _decode(data, background)
+        values, notes, turn = _decode(data, background)
     except UserError:
         raise
     except Exception as error:  # each of Pillow's decoders raises its own for a broken file
@@ -92,7 +94,7 @@ def read_picture(path: Path, background: tuple[int, int, int] = (255, 255, 255))
             "",
             "mend or remove the file, then run the same command again",
         ) from error
-    return Picture(values, hashlib.sha256(data).hexdigest(), tuple(notes))
+    return Picture(values, hashlib.sha256(data).hexdigest(), tuple(notes), turn)
 
 
 def _reason(error: Exception) -> str:
@@ -105,21 +107,28 @@ def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
 
 
-def _decode(data: bytes, background: tuple[int, int, int]) -> tuple[NDArray[Any], list[str]]:
+def _decode(data: bytes, background: tuple[int, int, int]) -> tuple[NDArray[Any], list[str], int]:
     from PIL import Image
 
     notes: list[str] = []
     with Image.open(io.BytesIO(data), formats=formats()) as image:
         if getattr(image, "n_frames", 1) > 1:
             notes.append("the first of several frames")
+        before = _turn(image) if image.format == "TIFF" else 1  # Pillow turns it and forgets that
         deep = _sixteen_bit(data, image)
         values: NDArray[Any]
         if deep is None:
             values = _eight_bit(image, background, notes)
         else:
             values = _on_background(deep, np.asarray(background, np.uint16) * 257, notes)
-        turn = image.getexif().get(ORIENTATION, 1)
-    return np.ascontiguousarray(_UPRIGHT.get(turn, lambda a: a)(values)), notes
+        turn = _turn(image)
+    return np.ascontiguousarray(_UPRIGHT.get(turn, lambda a: a)(values)), notes, before if turn == 1 else turn
+
+
+def _turn(image: Image) -> int:
+    """EXIF orientation, 1 where it is none that is known; of a PNG without one this decodes the pixels."""
+    turn = image.getexif().get(ORIENTATION, 1)
+    return int(turn) if turn in _UPRIGHT else 1
 
 
 # 16 bits. Pillow has no 16-bit RGB; what it has are unpackers that take one byte of each sample.

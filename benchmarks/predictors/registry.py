@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from generators.errors import UserError, unknown
 
@@ -28,6 +28,7 @@ from .base import (
     lacking,
     own_folder,
 )
+from .facts import check_facts
 
 if TYPE_CHECKING:
     from benchmarks.needs import Need
@@ -206,20 +207,49 @@ BUILTIN: tuple[PredictorSpec, ...] = (
 # Plugins.
 
 
+class _Read(NamedTuple):
+    """What the plugins gave: specs by name, and what is wrong with others.
+
+    Attributes:
+        broken: entry point name to why it could not be imported.
+        faulty: name of a predictor to why it cannot be used, the plugin's name first.
+        taken: entry point name to its predictors that are left out because others have their names.
+    """
+
+    found: dict[str, PredictorSpec]
+    broken: dict[str, str]
+    faulty: dict[str, str]
+    taken: dict[str, str]
+
+
 @cache
-def _plugins() -> tuple[dict[str, PredictorSpec], dict[str, str]]:
-    """Specs of plugins by name, and the reasons of those that could not be imported."""
-    found: dict[str, PredictorSpec] = {}
-    broken: dict[str, str] = {}
+def _plugins() -> _Read:
+    read = _Read({}, {}, {}, {})
+    owners = {spec.name: "a built-in predictor" for spec in BUILTIN}
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         try:
             specs = _specs_of(entry)
         except Exception as error:  # whatever a plugin raises breaks only the runs that ask for it
-            broken[entry.name] = f"{type(error).__name__}: {error}"
+            read.broken[entry.name] = f"{type(error).__name__}: {error}"
             continue
         for spec in specs:
-            found.setdefault(spec.name, spec)
-    return found, broken
+            _add(read, owners, entry.name, spec)
+    return read
+
+
+def _add(read: _Read, owners: dict[str, str], plugin: str, spec: PredictorSpec) -> None:
+    """A plugin's predictor among those that can be used, or with those that cannot and why."""
+    try:
+        check_facts(spec)
+    except Exception as error:  # facts may be of any type: a bad one breaks only itself
+        read.faulty.setdefault(str(spec.name), f"plugin {plugin!r}: {error}")
+        return
+    if spec.name in owners:
+        told = f"its predictor {spec.name!r} is left out: {owners[spec.name]} has that name"
+        read.taken[plugin] = f"{read.taken[plugin]}; {told}" if plugin in read.taken else told
+        return
+    read.found[spec.name] = spec
+    owners[spec.name] = f"one of the plugin {plugin!r}"
 
 
 def _specs_of(entry: EntryPoint) -> list[PredictorSpec]:
@@ -231,7 +261,24 @@ def _specs_of(entry: EntryPoint) -> list[PredictorSpec]:
 
 def broken_plugins() -> dict[str, str]:
     """Entry point name to the reason for which the plugin could not be imported."""
-    return dict(_plugins()[1])
+    return dict(_plugins().broken)
+
+
+def faulty_predictors() -> dict[str, str]:
+    """Name of a plugin's predictor to what is wrong with its facts; it cannot be used."""
+    return dict(_plugins().faulty)
+
+
+def taken_names() -> dict[str, str]:
+    """Entry point name to the plugin's predictors that are left out because others have their names."""
+    return dict(_plugins().taken)
+
+
+def plugin_lines() -> list[str]:
+    """What is wrong with plugins, a line each."""
+    lines = [f"plugin {name!r} cannot be imported: {why}" for name, why in broken_plugins().items()]
+    lines += [f"predictor {name!r} is broken: {why}" for name, why in faulty_predictors().items()]
+    return lines + [f"plugin {name!r}: {told}" for name, told in taken_names().items()]
 
 
 class _Predictors(Mapping[str, PredictorSpec]):
@@ -239,7 +286,7 @@ class _Predictors(Mapping[str, PredictorSpec]):
 
     def _all(self) -> dict[str, PredictorSpec]:
         builtin = {spec.name: spec for spec in BUILTIN}
-        return builtin | {name: spec for name, spec in _plugins()[0].items() if name not in builtin}
+        return builtin | {name: spec for name, spec in _plugins().found.items() if name not in builtin}
 
     def __getitem__(self, name: str) -> PredictorSpec:
         return self._all()[name]
@@ -258,14 +305,27 @@ def describe_predictor(name: str) -> PredictorSpec:
     """A predictor by name; raises UserError with near names if there is none."""
     if name in PREDICTORS:
         return PREDICTORS[name]
+    refuse_broken(name)
+    missing = unknown("predictor", name, PREDICTORS, "see: intrinsic-bench ls predictors")
+    broken = [f"plugin {entry!r} cannot be imported: {why}" for entry, why in broken_plugins().items()]
+    raise UserError(missing.asked, missing.wrong, "; ".join([missing.known, *broken]), missing.todo)
+
+
+def refuse_broken(name: str) -> None:
+    """Raise UserError if a plugin, or its predictor, has this name and cannot be used."""
+    others = "the other predictors are unaffected: intrinsic-bench ls predictors"
+    if name in PREDICTORS:
+        return
+    if name in faulty_predictors():
+        wrong = f"its facts are broken: {faulty_predictors()[name]}"
+        raise UserError(f"predictor {name!r}", wrong, others, "mend its PredictorSpec in the plugin")
     if name in broken_plugins():
         raise UserError(
             f"predictor {name!r}",
             f"the plugin of this name cannot be imported: {broken_plugins()[name]}",
-            "the other predictors are unaffected: intrinsic-bench ls predictors",
+            others,
             f"mend or uninstall the package behind the entry point {name!r}",
         )
-    raise unknown("predictor", name, PREDICTORS, "see: intrinsic-bench ls predictors")
 
 
 # What is on this machine.

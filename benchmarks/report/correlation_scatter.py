@@ -98,7 +98,13 @@ def _legend(figure: Figure, looks: Looks, own: Sequence[Panel]) -> None:
         handles.append(handle("o", INK, "white", "hollow: never trained"))
     if any(f.control for f in facts):
         handles.append(handle("x", INK, INK, "hollow, crossed: trained on scrambled pictures"))
-    figure.legend(handles=handles, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    for columns in (4, 3, 2, 1):  # as many as there is room for
+        legend = figure.legend(
+            handles=handles, loc="outside upper left", ncols=columns, frameon=False, fontsize=8
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def _arms(interval: Interval) -> list[list[float]] | None:

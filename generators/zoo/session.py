@@ -127,11 +127,15 @@ def _check_run(path: Path, saved: Mapping[str, Any], facts: Mapping[str, Any], e
     )
 
 
-def _resume(trainer: Trainer, folder: Path, facts: Mapping[str, Any], device: str) -> None:
-    """Go on from the folder's state, if there is one; the log keeps the lines up to there."""
+def _resume(trainer: Trainer, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Go on from the folder's state, if there is one; the log keeps the lines up to there.
+
+    The state is loaded to the CPU: Adam keeps its counts of steps where they are loaded, reads them in every
+    step, and would wait for the GPU each time. `load_state_dict` brings all else to its parameter's device.
+    """
     path, log = folder / STATE, folder / LOG
     if path.exists():
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         _check_run(path, state.get("run", {}), facts, _session().extend)
         trainer.restore(state)
     if log.exists() and world()[0] == 0:
@@ -204,7 +208,7 @@ def drive(
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"batch": batch, "seed": seed, "processes": world()[1], **_session().made_of}
-    _resume(trainer, folder, facts, device)
+    _resume(trainer, folder, facts)
     started = saved = time.monotonic()
     with _signals() as came:
         while trainer.step < last:

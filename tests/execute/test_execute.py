@@ -18,6 +18,7 @@ from benchmarks.store import Store
 from generators.errors import UserError
 from generators.finding import OK
 from probes.intrinsics import INTRINSICS
+from probes.task import Examples
 
 SMALL = {"train": 12, "validation": 4, "test": 6}
 
@@ -181,3 +182,39 @@ def test_maps_are_kept_without_pickles(tmp_path: Path) -> None:
     record = done(make_cell("none", "normal", "constant", **SMALL), tmp_path)
     raw = (tmp_path / str(record.maps)).read_bytes()
     assert np.load(io.BytesIO(raw), allow_pickle=False)["truth"].dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([1.0], "it is a list"),
+        ({"x": [1.0, 2.0]}, "'x' is no tensor with a row for each of 2 pictures"),
+        ({"x": torch.zeros(1, 3)}, "'x' is no tensor with a row for each of 2 pictures"),
+    ],
+)
+def test_codes_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, given: object, said: str) -> None:
+    asked, session = make_cell("vqgan.rooms64-s1", "normal", "linear", test=2), Session(Cache(None))
+    monkeypatch.setattr(session.generator(asked), "embed", lambda images: given)
+    with pytest.raises(UserError, match=said) as raised:
+        session.examples(asked, "test", INTRINSICS["normal"])
+    assert "intrinsic-bench check" in raised.value.todo
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "options", "cure"),
+    [
+        ("sd.rooms64-s1", "lora", {"rate": 0.5}, "the training diverged: lower the learning rate 0.5"),
+        ("sd.rooms64-s1", "linear", {}, "intrinsic-bench check sd.rooms64-s1"),
+        ("none", "predictor", {}, "mend the predictor"),
+        ("none", "pixels", {}, "the method 'pixels' gave it"),
+    ],
+)
+def test_only_what_has_a_rate_is_told_to_lower_it(
+    model: str, method: str, options: dict[str, object], cure: str
+) -> None:
+    cell = make_cell(model, "albedo", method, options, **SMALL)
+    truth, mask = torch.ones(6, 3, 4, 4), torch.ones(6, 1, 4, 4, dtype=torch.bool)
+    test = Examples(torch.zeros(6, 3, 4, 4), {"albedo": truth}, mask)
+    with pytest.raises(UserError) as told:
+        executing._score(cell, truth * torch.nan, None, test, Record(cell, "running"))  # type: ignore[arg-type]
+    assert cure in told.value.todo and ("rate" in told.value.todo) == ("rate" in options)

@@ -158,6 +158,17 @@ def test_the_world_of_a_cell_says_what_is_drawn_and_what_it_is_compared_with(
     assert not torch.allclose(references["rooms"], references["objects"])
 
 
+@pytest.mark.parametrize("data", ["diode", f"drawn:{GAN}"])
+def test_only_a_world_with_captions_is_compared_with(data: str) -> None:
+    with pytest.raises(UserError, match=r"(?s)renders of an embedded world.*rooms, objects"):
+        cell(data=data)
+
+
+def test_pictures_are_compared_with_renders_of_their_size() -> None:
+    with pytest.raises(UserError, match=r"(?s)size = 32.*64 pixels a side.*size = 64"):
+        make_cell(GAN, "none", "frechet", FEW, size=32)
+
+
 @pytest.mark.parametrize("model", [SD, GAN])
 def test_bfloat16_draws_nearly_the_same_and_is_for_diffusion_models_alone(model: str) -> None:
     drawn = {}

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from benchmarks.data.diode import archives
 from benchmarks.data.diode import read as diode
 from benchmarks.data.folder import read_picture as read_folder_picture
-from benchmarks.data.own.files import read_array, read_one_channel
+from benchmarks.data.own.files import one_channel, read_array, read_stored
 from benchmarks.features import reference, script
 from benchmarks.features.inception import read_state as read_inception
 from benchmarks.features.protocol import Protocol
@@ -284,7 +284,8 @@ def formats() -> list[Format]:
         picture(name="picture-sheet", file="a.png", samples=pictures, read=_thumb),
         picture(name="picture-diode", file="a.png", samples=diode_picture, read=diode.read_picture),
         picture(name="picture-samples", file="a.png", samples=pictures, read=_halves),
-        array(name="npy-own", file="a.npy", samples=lambda: npy((6, 8), (6, 8, 1)), read=read_one_channel),
+        array(name="npy-own", file="a.npy", samples=lambda: npy((6, 8), (6, 8, 1)),
+              read=lambda p: one_channel(read_stored(p))),
         array(name="npy-diode-depth", file="a.npy", samples=lambda: npy((6, 8, 1), (6, 8)), prepare=with_mask,
               read=lambda p: diode.read_depth(p, p.parent / "mask.npy"), named="mask"),
         array(name="npy-diode-normal", file="a.npy", samples=unit_normals, read=diode.read_normals),

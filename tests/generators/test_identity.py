@@ -172,6 +172,33 @@ def test_what_the_hub_refuses_is_told_apart(
     assert f"{own} transformers" in told.todo
 
 
+@pytest.mark.parametrize("cause", ["", "yes"])
+def test_a_commit_that_the_hub_lost_has_a_cure_of_its_own(
+    fetched: Fetched, monkeypatch: pytest.MonkeyPatch, cause: str
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise refused("RevisionNotFoundError", cause)
+
+    def told(**changes: str) -> UserError:
+        with pytest.raises(UserError) as caught:
+            hub.find_folder(replace(asked, **changes), ["*.json"], "transformers")
+        return caught.value
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    asked = registry.spec("dinov2.small")
+    ref = fetched(str(asked.source), OLD).parents[1] / "refs" / "main"
+    met = told()
+    assert f"it no longer has the commit {OLD}, which main was" in met.wrong
+    assert met.todo.startswith(
+        f"delete {ref} to fetch the commit that main is now, which is another identity"
+    )
+    assert "network" not in met.todo and f"or set {hub.WEIGHTS_VARIABLE}" in met.todo
+    ref.unlink()
+    assert hub.address(asked) == f"{asked.source}@main", "what the cure leads to"
+    other = told(revision="refs/pr/9")
+    assert "it has no revision refs/pr/9" in other.wrong and other.todo.startswith("name a branch, a tag or")
+
+
 # Plugins.
 
 
@@ -183,6 +210,59 @@ def plugin(monkeypatch: pytest.MonkeyPatch, **facts: str | None) -> GeneratorSpe
     return found
 
 
+def test_a_package_is_known_by_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(monkeypatch, source=None)
+    package = tmp_path / "mine_package"
+    (package / "__pycache__").mkdir(parents=True)
+    for name in ("__init__.py", "net.py", "weights.pt"):
+        (package / name).write_text(name)
+    monkeypatch.setattr(sys.modules["mine_module"], "__file__", str(package / "__init__.py"), raising=False)
+    first = registry.identity("mine.x")
+    (package / "__pycache__" / "net.pyc").write_text("compiled")
+    (tmp_path / "beside.py").touch()
+    assert registry.identity("mine.x") == first
+    for name in ("net.py", "weights.pt"):
+        (package / name).write_text("changed")
+        assert registry.identity("mine.x") != first
+        (package / name).write_text(name)
+
+
+@pytest.mark.parametrize("source", ["/nope/w.pt", "~/nope", "./nope", "w.safetensors"])
+def test_a_plugins_weights_that_are_not_there_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plugin(monkeypatch, source=source)
+    with pytest.raises(UserError, match=f"not there: {source}"):
+        registry.identity("mine.x")
+
+
+@pytest.mark.parametrize("source", ["someone/model", "https://somewhere/w.pt"])
+def test_an_address_is_no_path(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    plugin(monkeypatch, source=source)
+    assert registry.identity("mine.x").startswith(f"{source}@")
+
+
+def test_a_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.pt").write_bytes(b"abc")
+    plugin(monkeypatch, source="~/w.pt")
+    by_home = registry.identity("mine.x")
+    plugin(monkeypatch, source=str(tmp_path / "w.pt"))
+    assert by_home == registry.identity("mine.x")
+
+
+def test_two_models_of_one_module_share_nothing_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trained model and its random control: one identity, two encoders."""
+    two = [replace(SPEC, name=name, source=None) for name in ("mine.x", "mine.random")]
+    module = family("mine_module", two)
+    monkeypatch.setattr(module, "__file__", __file__, raising=False)
+    monkeypatch.setitem(sys.modules, "mine_module", module)
+    monkeypatch.setattr(registry, "_plugins", lambda: ({s.name: (s, "mine_module") for s in two}, {}))
+    assert registry.identity("mine.x") == registry.identity("mine.random")
+    assert registry.frozen_identity("mine.x") != registry.frozen_identity("mine.random")
+
+
 def test_a_plugins_one_file_of_weights_is_its_identity(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -191,9 +271,23 @@ def test_a_plugins_one_file_of_weights_is_its_identity(
     plugin(monkeypatch, source=str(file))
     first = registry.identity("mine.x")
     (tmp_path / "beside").touch()
-    assert registry.identity("mine.x") == first == registry.frozen_identity("mine.x")
+    assert registry.identity("mine.x") == first and registry.frozen_identity("mine.x") == f"mine.x {first}"
     file.write_bytes(b"abd")
     assert registry.identity("mine.x") != first
+
+
+def test_a_plugin_may_fetch_without_saying_what_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin(monkeypatch, source="someone/model", revision=OLD)
+    module, seen = sys.modules["mine_module"], []
+    monkeypatch.setattr(module, "hub_folder", seen.append, raising=False)
+    need = model_need("mine.x")
+    assert need is not None and need.here
+    registry.fetch("mine.x")
+    assert not seen, "without `on_machine` it is taken to be here"
+    monkeypatch.setattr(module, "on_machine", lambda spec: bool(seen), raising=False)
+    registry.fetch("mine.x")
+    registry.fetch("mine.x")
+    assert seen == [registry.spec("mine.x")]
 
 
 @pytest.mark.parametrize("asked", ["mine.x", "mine_module"])

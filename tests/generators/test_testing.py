@@ -114,6 +114,11 @@ def bytes_as_floats(self: Any, seeds: Any, captions: Any = None) -> Sample:
     return Sample(images * 127 + 128, code)
 
 
+def from_zero(self: Any, seeds: Any, captions: Any = None) -> Sample:
+    images, code = Fake.sample(self, seeds)
+    return Sample((images + 1) / 2, code)
+
+
 def code_without_axis(self: Any, seeds: Any, captions: Any = None) -> Sample:
     images, code = Fake.sample(self, seeds)
     return Sample(images, {"latent": code["latent"], "scale": torch.tensor(1.0)})
@@ -173,6 +178,7 @@ def half_size(self: Any, output: torch.Tensor) -> torch.Tensor:
         ("sample", one_stream, "sample: the picture of a seed depends on the batch"),
         ("sample", same_for_all, "the same picture for the seeds"),
         ("sample", bytes_as_floats, "pictures lie in [-1, 1]"),
+        ("sample", from_zero, "no value below 0 in any picture"),
         ("sample", code_without_axis, "the first axis of code 'scale' ()"),
         ("sample", refuse, "sample refuses although spec.draws is True"),
         ("embed", refuse, "embed raises UserError"),

@@ -236,6 +236,17 @@ def test_a_prediction_that_is_not_finite_raises(intrinsic: str, poison: float, i
         score(intrinsic, prediction, truth, mask)
 
 
+def test_what_to_do_about_nan_is_what_the_caller_says() -> None:
+    prediction, truth, mask = maps("albedo", 7)
+    prediction[0, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError) as told:
+        score("albedo", prediction, truth, mask, cure="ask another oracle")
+    assert told.value.todo == "ask another oracle"
+    with pytest.raises(UserError) as told:
+        score("albedo", prediction, truth, mask)
+    assert "rate" not in told.value.todo
+
+
 @pytest.mark.parametrize("intrinsic", INTRINSICS)
 def test_an_empty_mask_raises_and_names_the_picture(intrinsic: str) -> None:
     prediction, truth, mask = maps(intrinsic, 8)

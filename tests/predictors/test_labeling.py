@@ -227,6 +227,22 @@ def test_a_folder_of_pictures_becomes_maps_and_a_sidecar(folder: Path, tmp_path:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("aside", ["", "maps/.."])
+def test_maps_never_lie_among_the_pictures(folder: Path, aside: str) -> None:
+    before = sorted(folder.iterdir())
+    done = run("--predictor", ROOMS, "--data", folder, "--out", folder / aside, "--intrinsic", "normal")
+    assert isinstance(done.exception, UserError)
+    assert done.exception.wrong == "they would lie among the pictures, and the next run would read them"
+    assert done.exception.todo == f"choose another folder, as --out {folder / 'maps'}"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_maps_may_lie_in_a_folder_below_the_pictures(folder: Path) -> None:
+    for _ in range(2):
+        found = label_into(ROOMS, str(folder), folder / "maps", size=64, intrinsics=["normal"])
+        assert found["finished"] == 4
+
+
 def test_a_data_set_with_exact_truth_tells_the_predictors_error(tmp_path: Path, rooms: Any) -> None:
     out = tmp_path / "maps"
     done = run("--predictor", ROOMS, "--data", "rooms", "--count", 12, "--out", out)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from benchmarks import make_cell
 from benchmarks.methods import network_hash
 from benchmarks.predictors import registry
 from benchmarks.predictors.base import ABSENT, PredictorSpec, fitted_size, lacking
@@ -168,3 +169,9 @@ def test_what_the_rooms_network_sees_is_never_behind_the_camera() -> None:
     assert maps_of(outputs, "depth").min() == NEAREST
     outputs = outputs.abs() + 0.1
     assert torch.equal(maps_of(outputs, "depth"), outputs[:, 3:4] * DEPTH_SCALE)
+
+
+def test_a_predictor_is_scored_on_what_it_gives() -> None:
+    with pytest.raises(UserError, match=r"(?s)intrinsic 'normal' of predictor 'zoedepth'.*it gives: depth"):
+        make_cell("none", "normal", "predictor", {"predictor": "zoedepth"})
+    assert make_cell("none", "depth", "predictor", {"predictor": "zoedepth"}, alignment="scale-shift")

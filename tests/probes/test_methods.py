@@ -13,7 +13,7 @@ from generators import load, registry
 from generators.errors import UserError
 from generators.random_init import blend_noise, reinitialized
 from probes import controls, finetune, lora
-from probes.fit import Diverged, batches, schedule, shuffled
+from probes.fit import Diverged, batches, loss_of, schedule, shuffled
 from probes.intrinsics import INTRINSICS, unit
 from probes.methods import METHODS, fill_options
 from probes.task import Examples, Task, seed_for, stream
@@ -140,6 +140,27 @@ def test_maps_survive_the_way_through_a_picture(name: str) -> None:
 
 def test_a_zero_normal_faces_the_camera() -> None:
     assert unit(torch.zeros(1, 3, 1, 1)).flatten().tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_normal_that_is_not_finite_stays_so(value: float) -> None:
+    """It must not face the camera: that is an answer, and often a good one."""
+    found = unit(torch.tensor([1.0, value, 0.0]).reshape(1, 3, 1, 1))
+    assert not torch.isfinite(found).all()
+    of_pictures = INTRINSICS["normal"].from_picture(torch.full((1, 3, 2, 2), float("nan")))
+    assert not torch.isfinite(of_pictures).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(torch.zeros(4, 1, 16, 16), r"\(4, 1, 16, 16\), its targets have \(4, 3, 16, 16\)"), ([0.0], "a list")],
+)
+def test_a_forward_that_gives_something_else_is_refused(given: object, said: str) -> None:
+    """One channel for three would pass: a loss adds what it can spread."""
+    loss = loss_of(task("lora", "normal"), lambda code, intrinsic: given)  # type: ignore[arg-type,return-value]
+    with pytest.raises(UserError, match=said) as raised:
+        loss({}, torch.zeros(4, 3, 16, 16), None)  # type: ignore[arg-type]
+    assert "intrinsic-bench check tiny.one" in raised.value.todo
 
 
 def test_every_picture_is_seen_once_an_epoch() -> None:

@@ -345,6 +345,17 @@ def test_small_p_alone_leaves_it_open(tmp_path: Path) -> None:
     assert alone.startswith("The Frechet distance predicts normals by LoRA: Spearman +1.00")
 
 
+@pytest.mark.parametrize("families", [2, 3, 4, 5])
+def test_the_legend_of_one_panel_alone_is_not_wider_than_it(panels: list[Panel], families: int) -> None:
+    there = list(FAMILIES.values())[:families]
+    first = next(p for p in panels if p.question.intrinsic == "normal")
+    some = replace(first, points=[p for p in first.points if p.facts.family in there])
+    with style():
+        figure = _figure([some])
+        key, page = figure.legends[0].get_window_extent(), figure.bbox
+    assert len(figure.legends) == 1 and page.x0 <= key.x0 and key.x1 <= page.x1
+
+
 def test_thirty_points_can_be_read(panels: list[Panel]) -> None:
     own = [p for p in panels if p.question.intrinsic == "normal"]
     with style():

@@ -189,6 +189,15 @@ def test_a_mistake_is_named(case: str, tmp_path: Path) -> None:
     assert error.wrong and error.todo
 
 
+def test_a_suite_of_ones_own_has_a_name_of_its_own(tmp_path: Path) -> None:
+    """A part of a shipped suite under its name would take the place of the shipped one's plan and report."""
+    whole = shipped()["rooms-timestep"].read_text()
+    (tmp_path / "copied.toml").write_text(whole)
+    assert load_suite(tmp_path / "copied.toml") == load_suite("rooms-timestep")
+    with pytest.raises(UserError, match="comes with the package is called 'rooms-timestep'"):
+        suite(tmp_path, HEAD.replace("mine", "rooms-timestep") + GRID)
+
+
 def test_an_unknown_suite_has_near_names(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'rooms-quick'"):
         load_suite("rooms-quik")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import Tensor, nn
 
+from benchmarks.cli import main
 from generators.errors import UserError
-from generators.zoo.loop import Budget, Run, follow, train, warmup
-from generators.zoo.session import LOG, NOT_FINISHED, STATE, Session, Unfinished, session
+from generators.zoo.loop import Budget, Run, _Training, follow, train, warmup
+from generators.zoo.session import LOG, NOT_FINISHED, STATE, Session, Unfinished, drive, session
 
 Made = dict[str, str | int]
 
@@ -56,6 +59,27 @@ def test_a_signal_stops_after_the_step_and_nothing_is_lost(
     assert f"stopped at step 7 of 20 ({number.name})" in capsys.readouterr().err
     assert torch.load(tmp_path / "cut" / STATE, weights_only=True)["step"] == 7
     assert same(train(run(20), tmp_path / "cut"), train(run(20), tmp_path / "whole"))
+
+
+def test_a_state_is_loaded_to_the_cpu_for_every_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(*arguments: Any, **options: Any) -> Any:
+        seen.append(options.get("map_location"))
+        return load(*arguments, **options)
+
+    load, seen = torch.load, list[object]()
+    train(run(3), tmp_path)
+    monkeypatch.setattr(torch, "load", note)
+    drive(_Training(run(5), "cpu"), tmp_path, 5, batch=8, seed=3, device="cuda")
+    assert seen == ["cpu"]
+
+
+def test_the_exit_status_under_torchrun_is_told() -> None:
+    page = Path(__file__).parents[2] / "generators/zoo/README.md"
+    told = CliRunner().invoke(main, ["zoo", "train", "--help"]).output
+    for text in (told, page.read_text()):
+        assert re.search(r"torchrun's own:? 1\b.*state saved", " ".join(text.split()))
 
 
 def test_a_second_signal_interrupts_at_once(tmp_path: Path) -> None:

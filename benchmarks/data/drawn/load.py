@@ -18,6 +18,7 @@ from benchmarks.data.square import square_picture
 from benchmarks.needs import model_need
 from generators import registry
 from generators.errors import UserError
+from generators.sampled import check_sample
 from probes.memory import portions
 
 from .sampler import COUNTS, Sampler, captions, parse
@@ -125,7 +126,8 @@ def _alone(path: Path | None) -> Any:
 def _draw(model: Generator, drawn: Sampler, split: str, rows: range) -> Tensor:
     def some(part: slice) -> Tensor:
         told = captions(drawn.spec, split, rows[part])
-        return eight_bit(model.sample(drawn.seeds(split, rows[part]), told, **drawn.arguments).images)
+        sample = model.sample(drawn.seeds(split, rows[part]), told, **drawn.arguments)
+        return eight_bit(check_sample(sample, drawn.spec, len(rows[part])).images)
 
     parts = portions(len(rows), batch_size(drawn.spec.resolution), some, "draw pictures")
     return torch.cat([found for _, found in parts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,27 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 ENDINGS = (*PICTURES, ".npy", ".exr")
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a file holds.
+
+    Attributes:
+        values: (h w c) as stored: uint8 or uint16 of a picture, upright, whatever an NPY or EXR holds.
+        turn: how EXIF says the file lies (2 to 8, section 4.6.4), 1 for upright.
+    """
+
+    path: Path
+    values: NDArray[Any]
+    turn: int = 1
+
+
 def read_array(path: Path) -> NDArray[Any]:
-    """Values (h w c) as stored: uint8 or uint16 of a picture, whatever an NPY or EXR holds.
+    """Values (h w c) of a file; raises as `read_stored` does."""
+    return read_stored(path).values
+
+
+def read_stored(path: Path) -> Stored:
+    """A file of a picture or a map, decoded once.
 
     Raises:
         UserError: it is not there, of another kind, broken, transparent, or no picture by its shape.
@@ -31,7 +51,7 @@ def read_array(path: Path) -> NDArray[Any]:
     if not path.is_file():
         raise UserError(f"file {path}", "it is not there", "", "put it there, or set skip_missing = true")
     reader = {".npy": _read_npy, ".exr": _read_exr}.get(ending, _read_picture)
-    values = reader(path)
+    values, turn = reader(path)
     if values.ndim == 2:
         values = values[..., None]
     if values.ndim != 3 or values.shape[2] not in (1, 3) or not values.size:
@@ -40,52 +60,38 @@ def read_array(path: Path) -> NDArray[Any]:
     if values.dtype.kind not in "ubf" or values.dtype.itemsize > 8:
         known = "unsigned integers, booleans and floats of up to 64 bits"
         raise UserError(f"file {path}", f"its values are {values.dtype}", known, "convert it to float32")
-    return values
+    return Stored(path, values, turn)
 
 
-def orientation(path: Path) -> int:
-    """How EXIF says a file lies (2 to 8, section 4.6.4), which `read_array` turns upright; 1 for upright."""
-    if path.suffix.lower() not in PICTURES:
-        return 1
-    from PIL import Image
-
-    from benchmarks.pictures import formats
-    from benchmarks.predict.reading import ORIENTATION
-
-    with Image.open(path, formats=formats()) as image:
-        turn = image.getexif().get(ORIENTATION, 1)
-    return int(turn) if turn in range(2, 9) else 1
-
-
-def read_one_channel(path: Path) -> NDArray[Any]:
+def one_channel(stored: Stored) -> NDArray[Any]:
     """Values (h w) of a file of one channel, or of three equal ones; raises UserError if they differ."""
-    values = read_array(path)
+    values = stored.values
     if not np.array_equal(np.broadcast_to(values[..., :1], values.shape), values, equal_nan=True):
         wrong = "its three channels differ: it is a picture for the eye, not numbers"
-        raise UserError(f"file {path}", wrong, "one channel is needed", "store the numbers themselves")
+        raise UserError(f"file {stored.path}", wrong, "one channel is needed", "store the numbers themselves")
     return values[..., 0]
 
 
-def _read_npy(path: Path) -> NDArray[Any]:
+def _read_npy(path: Path) -> tuple[NDArray[Any], int]:
     try:
         found = read_npy(path)
     except (OSError, ValueError) as error:
         raise _broken(path, error) from error
-    return found
+    return found, 1
 
 
-def _read_picture(path: Path) -> NDArray[Any]:
-    """A picture file (h w 3), of 16 bits where it has them; gray is three equal channels."""
+def _read_picture(path: Path) -> tuple[NDArray[Any], int]:
+    """A picture file (h w 3) and how it lay, of 16 bits where it has them; gray is three equal channels."""
     from benchmarks.predict.reading import read_picture
 
     found = read_picture(path)
     if any("transparent" in note for note in found.notes):
         wrong = "it has transparent pixels, and nothing says what they mean"
         raise UserError(f"file {path}", wrong, "", "save it without alpha; give a mask of its own if need be")
-    return found.values
+    return found.values, found.turn
 
 
-def _read_exr(path: Path) -> NDArray[Any]:
+def _read_exr(path: Path) -> tuple[NDArray[Any], int]:
     """Channels RGB, or the one channel there is, of an OpenEXR file; its package is optional."""
     try:
         import OpenEXR
@@ -102,10 +108,9 @@ def _read_exr(path: Path) -> NDArray[Any]:
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise _broken(path, error) from error
     if set("RGB") <= set(channels):
-        return np.stack([channels[name] for name in "RGB"], -1)
+        return np.stack([channels[name] for name in "RGB"], -1), 1
     if len(channels) == 1:
-        found: NDArray[Any] = next(iter(channels.values()))
-        return found
+        return next(iter(channels.values())), 1
     known = f"it has {', '.join(channels)}"
     raise UserError(f"file {path}", "it has neither R, G and B nor one channel alone", known, "convert it")
 

@@ -17,7 +17,7 @@ from benchmarks.color import srgb
 from generators.errors import UserError
 
 from .conventions import INVALID, as_share, decode_normals, ray_lengths, to_linear
-from .files import orientation, read_array, read_one_channel
+from .files import Stored, one_channel, read_stored
 from .index import Index
 from .settings import FILE, Settings
 
@@ -58,12 +58,13 @@ def read_scene(index: Index, split: str, stem: str, intrinsics: Sequence[str]) -
     for name in ("picture", "mask", *intrinsics):
         if name in files:
             _unchanged(index, files[name])
-    picture = _picture(files["picture"], settings)
-    mask = _mask(files, settings, picture.shape[:2])
+    stored = read_stored(files["picture"])
+    picture, mask = _picture(stored, settings), _mask(files, settings, stored)
     maps, valid = {}, {}
     for name in intrinsics:
-        found, known = _READERS[name](files[name], name, settings, mask)
-        _same_place(found, picture.shape[:2], files[name], files["picture"])
+        file = read_stored(files[name])
+        found, known = _READERS[name](file, name, settings, mask)
+        _same_place(file, stored)
         where = known & mask
         if not where.any():
             wrong = f"no pixel of its {name} is valid"
@@ -88,20 +89,22 @@ def _size(values: NDArray[Any]) -> str:
     return f"{values.shape[1]} x {values.shape[0]} pixels"
 
 
-def _same_place(values: NDArray[Any], size: tuple[int, ...], path: Path, picture: Path) -> None:
+def _same_place(file: Stored, picture: Stored) -> None:
     """Raise UserError unless a map's pixels are its picture's: turned alike, and as many."""
-    turn = orientation(picture)
-    if orientation(path) != turn:
-        wrong = f"its EXIF orientation is {turn}, that of {path.name} {orientation(path)}"
-        todo = "save it upright, as its maps are"
-        raise UserError(f"file {picture}", wrong, "1 is upright; others are turned when they are read", todo)
-    if values.shape[:2] != size:
-        wrong = f"it has {_size(values)}, its picture {size[1]} x {size[0]}"
-        raise UserError(f"file {path}", wrong, f"picture {picture}", "bring both to one size")
+    if file.turn != picture.turn:
+        lies, other = (picture, file) if file.turn == 1 else (file, picture)
+        wrong = f"its EXIF orientation is {lies.turn}, that of {other.path} {other.turn}"
+        known = "1 is upright; others are turned when they are read"
+        todo = "save it upright, as the other is" if other.turn == 1 else "save both upright"
+        raise UserError(f"file {lies.path}", wrong, known, todo)
+    size = picture.values.shape
+    if file.values.shape[:2] != size[:2]:
+        wrong = f"it has {_size(file.values)}, its picture {size[1]} x {size[0]}"
+        raise UserError(f"file {file.path}", wrong, f"picture {picture.path}", "bring both to one size")
 
 
-def _picture(path: Path, settings: Settings) -> NDArray[np.float32]:
-    values = as_share(read_array(path))
+def _picture(stored: Stored, settings: Settings) -> NDArray[np.float32]:
+    values, path = as_share(stored.values), stored.path
     _finite(values, np.ones(values.shape[:2], bool), path)
     if values.shape[2] == 1:
         values = np.repeat(values, 3, 2)
@@ -111,11 +114,12 @@ def _picture(path: Path, settings: Settings) -> NDArray[np.float32]:
     return srgb(values).astype(np.float32)
 
 
-def _mask(files: Mapping[str, Path], settings: Settings, size: tuple[int, ...]) -> NDArray[np.bool_]:
+def _mask(files: Mapping[str, Path], settings: Settings, picture: Stored) -> NDArray[np.bool_]:
     if "mask" not in files:
-        return np.ones(size, bool)
-    values = read_one_channel(files["mask"])
-    _same_place(values, size, files["mask"], files["picture"])
+        return np.ones(picture.values.shape[:2], bool)
+    stored = read_stored(files["mask"])
+    values = one_channel(stored)
+    _same_place(stored, picture)
     mask = (values != 0) == (settings.valid == "nonzero")
     if not mask.any():
         known = (
@@ -155,13 +159,13 @@ def _in_range(values: NDArray[Any], where: NDArray[np.bool_], path: Path, todo: 
 
 
 def _normal(
-    path: Path, name: str, settings: Settings, mask: NDArray[np.bool_]
+    file: Stored, name: str, settings: Settings, mask: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    stored = read_array(path)
+    path, stored = file.path, file.values
     if stored.shape[2] != 3:
         raise UserError(f"file {path}", "a normal has three components", f"it has {stored.shape[2]}")
-    if orientation(path) != 1:
-        wrong = f"its EXIF orientation is {orientation(path)}: its pixels would turn, its axes would not"
+    if file.turn != 1:
+        wrong = f"its EXIF orientation is {file.turn}: its pixels would turn, its axes would not"
         raise UserError(f"file {path}", wrong, "1 is upright", "save it and its picture upright")
     if stored.dtype.kind in "ub" and settings.encoding == "-1..1":
         wrong = f'its values are {stored.dtype}, and encoding = "-1..1" in {FILE}'
@@ -190,9 +194,9 @@ def _normal(
 
 
 def _depth(
-    path: Path, name: str, settings: Settings, mask: NDArray[np.bool_]
+    file: Stored, name: str, settings: Settings, mask: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    values = read_one_channel(path).astype(np.float64) * settings.scales["depth"]
+    path, values = file.path, one_channel(file).astype(np.float64) * settings.scales["depth"]
     inside = mask if mask.shape == values.shape else np.ones(values.shape, bool)
     marks = {"zero": values <= 0, "nan": np.isnan(values), "infinite": np.isinf(values)}
     for mark, where in marks.items():
@@ -232,9 +236,9 @@ def _plausible(path: Path, meters: NDArray[Any], settings: Settings) -> None:
 
 
 def _color(
-    path: Path, name: str, settings: Settings, mask: NDArray[np.bool_]
+    file: Stored, name: str, settings: Settings, mask: NDArray[np.bool_]
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    values, space = as_share(read_array(path)), settings.spaces[name]
+    path, values, space = file.path, as_share(file.values), settings.spaces[name]
     inside = mask if mask.shape == values.shape[:2] else np.ones(values.shape[:2], bool)
     _finite(values, inside, path)
     if space == "srgb":  # light is scaled, not its coding
