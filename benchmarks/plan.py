@@ -403,7 +403,8 @@ class Plan:
 
 
 def default_store(suite: Suite) -> Path:
-    """Where the records of a suite go unless told otherwise."""
+    """Where the records of a suite go unless told otherwise; raises UserError if another suite's go there."""
+    suite.check_name()
     return RESULTS / suite.name
 
 

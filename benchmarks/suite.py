@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
@@ -50,6 +50,7 @@ class Suite:
         question: what it asks, in a sentence.
         cells: every cell once, in the order of the file.
         twins: names of suites that ask the same of the embedded world.
+        file: what it was read from.
     """
 
     name: str
@@ -57,6 +58,18 @@ class Suite:
     question: str
     cells: tuple[Cell, ...]
     twins: tuple[str, ...] = ()
+    file: Path | None = field(default=None, compare=False)
+
+    def check_name(self) -> None:
+        """Raise UserError if a shipped suite has this name, and this one is another."""
+        own = shipped().get(self.name)
+        if own is not None and self.file is not None and own.read_bytes() != self.file.read_bytes():
+            raise UserError(
+                f"suite {self.file}",
+                f"a suite that comes with the package is called {self.name!r}",
+                "results of both would go into one store, and one report take the place of the other",
+                "give it a name of its own, or a store: --store DIR",
+            )
 
 
 def make_cell(
@@ -155,16 +168,7 @@ def load_suite(name: str | Path) -> Suite:
     except ValueError as error:
         raise UserError(f"suite {path}", f"it is no TOML: {error}", "", "mend the line it names") from error
     with _within(f"suite {path}"):
-        suite = _suite(table)
-    own = shipped().get(suite.name)
-    if own is not None and own.read_bytes() != path.read_bytes():
-        raise UserError(
-            f"suite {path}",
-            f"a suite that comes with the package is called {suite.name!r}",
-            "results of both would go into one store, and one report take the place of the other",
-            "give it a name of its own",
-        )
-    return suite
+        return replace(_suite(table), file=path)
 
 
 def _find(name: str) -> Path:

@@ -435,10 +435,10 @@ def test_a_missing_prompt_encoder_is_named(
     folder.mkdir(parents=True)
     for part in ("unet", "vae", "tokenizer", "scheduler"):
         (folder / part).symlink_to(zoo / part)
-    monkeypatch.setenv("INTRINSIC_BENCH_WEIGHTS", str(tmp_path / "weights"))
     adapter = write_adapter(tmp_path / "adapter", generator, "normal", weights="")
+    monkeypatch.setenv("INTRINSIC_BENCH_WEIGHTS", str(tmp_path / "weights"))
     result = command(pics, "--out", tmp_path / "out", "--adapter", adapter)
-    refused(result, "there is no text_encoder in it", str(folder))
+    refused(result, "text_encoder", str(folder), "INTRINSIC_BENCH_WEIGHTS is set")
     assert list((tmp_path / "out").iterdir()) == []
 
 
