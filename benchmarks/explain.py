@@ -77,8 +77,7 @@ def explain(name: str) -> dict[str, Any]:
     """
     found = method(name)
     options = {**found.options, **found.extras}
-    asking = [spec.name for spec in registry.specs() if spec.asks] if found.forwards else []
-    own = {key: value for other in asking for key, value in registry.spec(other).asks.items()}
+    own = dict.fromkeys(key for spec in registry.specs() for key in spec.asks if found.forwards)
     return {
         "name": name,
         "title": found.title,
